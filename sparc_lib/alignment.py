@@ -1,0 +1,238 @@
+"""Do the streams use a latent for the same concepts? Hierarchical Jaccard and activation patterns.
+
+Everything starts from `LabelCounts`: n_{l,s}[c], the number of samples on which latent l fires in
+stream s and which carry class c (arXiv:2507.06265, concept alignment). Joint codes under Global TopK
+share their active set, so their Jaccard is high by construction (F3): report it for independent codes
+too, beside an untrained model and `permutation_null`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from .taxonomy import Taxonomy
+
+
+def as_csr(matrix, name: str) -> sp.csr_array:
+    """CSR [rows, columns] without explicit zeros from CSR, `Codes`, a tensor or a dense array.
+
+    Raises ValueError, naming `name`, unless it is a finite matrix.
+    """
+    if hasattr(matrix, "to_csr"):
+        matrix = matrix.to_csr()
+    elif hasattr(matrix, "detach"):
+        matrix = matrix.detach().cpu().numpy()
+    if not sp.issparse(matrix):
+        matrix = np.asarray(matrix)
+    if matrix.ndim != 2:
+        raise ValueError(f"{name}: expected a matrix [samples, columns], got shape {matrix.shape}")
+    csr = sp.csr_array(matrix)
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    if np.issubdtype(csr.dtype, np.floating) and not np.isfinite(csr.data).all():
+        raise ValueError(f"{name}: contains NaN or infinite values; check the features it was computed from")
+    if not csr.data.all():
+        csr = csr.copy()
+        csr.eliminate_zeros()
+    return csr
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """counts[stream]: n_{l,s}[c], int64 [L, C]. support[stream]: labelled samples on which the latent
+    fires (of its top n, if `label_counts` got top_n), int64 [L]."""
+
+    counts: Mapping[str, np.ndarray]
+    support: Mapping[str, np.ndarray]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(self.counts)
+
+    def __getitem__(self, stream: str) -> np.ndarray:
+        """Counts of one stream, [L, C]. Raises KeyError for an unknown stream."""
+        if stream not in self.counts:
+            raise KeyError(f"unknown stream {stream!r}; these counts hold {list(self.counts)}")
+        return self.counts[stream]
+
+    def alive(self, stream: str, min_samples: int = 1) -> np.ndarray:
+        """Latents that fire on at least `min_samples` labelled samples, bool [L].
+
+        With 1, the paper's definition: the label count is not empty. Raises ValueError if < 1.
+        """
+        if min_samples < 1:
+            raise ValueError(f"min_samples={min_samples}: a latent is alive from 1 labelled sample on")
+        self[stream]
+        return self.support[stream] >= min_samples
+
+
+def _checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], sp.csr_array]:
+    if not codes_by_stream:
+        raise ValueError("codes_by_stream is empty; pass {stream: codes [samples, n_latents]}")
+    codes = {stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()}
+    labels = as_csr(labels, "labels")
+    if labels.shape[1] == 0:
+        raise ValueError("labels have no classes (shape [samples, 0]); pass the store's labels [samples, C]")
+    lengths = {stream: matrix.shape[0] for stream, matrix in codes.items()}
+    if set(lengths.values()) != {labels.shape[0]}:
+        raise ValueError(f"streams of different length: {lengths} samples for {labels.shape[0]} rows of labels; "
+                         "encode the same samples, in the same order, in every stream")
+    widths = {stream: matrix.shape[1] for stream, matrix in codes.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"streams with different numbers of latents: {widths}; use codes of one model")
+    labels.data = np.ones_like(labels.data, dtype=np.int64)
+    return codes, labels
+
+
+def _fires(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
+    """0/1 matrix [L, samples]: z > 0, or only each latent's `top_n` largest activations (first samples win ties)."""
+    if top_n is not None and top_n < 1:
+        raise ValueError(f"top_n={top_n}: pass a positive number of samples, or None for all activations")
+    by_latent = codes.T.tocsr()
+    keep = by_latent.data > 0
+    if top_n is not None:
+        for start, stop in zip(by_latent.indptr[:-1], by_latent.indptr[1:], strict=True):
+            if stop - start > top_n:
+                strongest_first = np.argsort(-by_latent.data[start:stop], kind="stable")
+                keep[start + strongest_first[top_n:]] = False
+    kept_before = np.concatenate([[0], np.cumsum(keep)])
+    ones = np.ones(kept_before[-1], dtype=np.int64)
+    return sp.csr_array((ones, by_latent.indices[keep], kept_before[by_latent.indptr]), shape=by_latent.shape)
+
+
+def _count(fires: Mapping[str, sp.csr_array], labels: sp.csr_array) -> LabelCounts:
+    labelled = (np.diff(labels.indptr) > 0).astype(np.int64)
+    return LabelCounts({stream: (matrix @ labels).toarray() for stream, matrix in fires.items()},
+                       {stream: matrix @ labelled for stream, matrix in fires.items()})
+
+
+def label_counts(codes_by_stream: Mapping, labels, top_n: int | None = None) -> LabelCounts:
+    """Count, per stream, latent and class, the samples with z_s[:, l] > 0 that carry the class.
+
+    codes_by_stream: {stream: codes [n, L]}, CSR, `Codes`, tensor or array. labels: [n, C], non-zero
+    means present. A sample without labels counts nowhere. top_n: only the n samples that activate the
+    latent most; they are chosen among all samples, those without labels then drop out (as published).
+
+    Raises ValueError for streams of different length or width, no streams, no classes, NaN.
+    """
+    codes, labels = _checked(codes_by_stream, labels)
+    return _count({stream: _fires(matrix, top_n) for stream, matrix in codes.items()}, labels)
+
+
+def jaccard_per_latent(counts: LabelCounts, taxonomy: Taxonomy | None = None, depth: int | None = None, *,
+                       min_samples: int = 1, streams: Sequence[str] | None = None) -> np.ndarray:
+    """Hierarchical Jaccard per latent, float64 [L]; the paper's headline is its mean over all L.
+
+    J = sum_c min(n_s[c], n_t[c]) / sum_c max(...), averaged over the pairs of streams in which the latent
+    is alive; 0 with fewer than two alive streams. Classes are lifted to depth <= `depth` of `taxonomy`
+    (None: its leaves; no taxonomy: classes as they are). min_samples: support threshold, see
+    `LabelCounts.alive`. streams: compare these only.
+
+    Raises KeyError for an unknown stream; ValueError for fewer than two streams, a depth without a
+    taxonomy, or a taxonomy of another number of classes.
+    """
+    streams = counts.streams if streams is None else tuple(streams)
+    if len(set(streams)) < 2:
+        raise ValueError(f"Jaccard compares streams; got {list(streams)}, pass at least two")
+    if taxonomy is None and depth is not None:
+        raise ValueError(f"depth={depth} without a taxonomy; pass Taxonomy.from_open_images(tree, classes)")
+    lifted = {stream: counts[stream] for stream in streams}
+    if taxonomy is not None:
+        lift = taxonomy.lift(taxonomy.max_depth if depth is None else depth)
+        for stream, matrix in lifted.items():
+            if matrix.shape[1] != lift.shape[0]:
+                raise ValueError(f"taxonomy has {lift.shape[0]} classes, labels have {matrix.shape[1]}; "
+                                 "build it from the classes of the label columns, in their order")
+            lifted[stream] = (lift.T @ matrix.T).T
+    total, pairs = 0.0, 0
+    for s, t in combinations(streams, 2):
+        both = counts.alive(s, min_samples) & counts.alive(t, min_samples)
+        union = np.maximum(lifted[s], lifted[t]).sum(1)
+        total = total + np.where(both, np.minimum(lifted[s], lifted[t]).sum(1) / np.maximum(union, 1), 0.0)
+        pairs = pairs + both
+    return total / np.maximum(pairs, 1)
+
+
+class JaccardMeans(NamedTuple):
+    """all_latents: dead ones as 0 (the headline). alive: over the n_alive latents that are alive in at
+    least two streams, those on which J is defined (F4); NaN if there is none."""
+
+    all_latents: float
+    alive: float
+    n_alive: int
+
+
+def mean_jaccard(per_latent: np.ndarray, counts: LabelCounts, *, min_samples: int = 1,
+                 streams: Sequence[str] | None = None) -> JaccardMeans:
+    """Both means of `jaccard_per_latent` [L]; pass the min_samples and streams it was computed with."""
+    streams = counts.streams if streams is None else streams
+    defined = sum(counts.alive(stream, min_samples).astype(int) for stream in streams) >= 2
+    if per_latent.shape != defined.shape:
+        raise ValueError(f"per_latent has shape {per_latent.shape}, the counts hold {len(defined)} latents")
+    alive = float(per_latent[defined].mean()) if defined.any() else float("nan")
+    return JaccardMeans(float(per_latent.mean()), alive, int(defined.sum()))
+
+
+class ActivationPatterns(NamedTuple):
+    """Numbers of latents: alive in every stream, in none, in exactly j streams (mixed[j], 0 < j < M; the
+    paper's "mixed" is mixed[2] alone, F2), and dead per stream."""
+
+    all_alive: int
+    all_dead: int
+    mixed: dict[int, int]
+    dead: dict[str, int]
+
+    @property
+    def mixed_total(self) -> int:
+        return sum(self.mixed.values())
+
+
+def activation_patterns(counts: LabelCounts, *, min_samples: int = 1) -> ActivationPatterns:
+    """In how many streams is each latent alive (`LabelCounts.alive`)?"""
+    alive = np.stack([counts.alive(stream, min_samples) for stream in counts.streams])
+    tally = np.bincount(alive.sum(0), minlength=len(alive) + 1)
+    return ActivationPatterns(int(tally[-1]), int(tally[0]), {j: int(tally[j]) for j in range(1, len(alive))},
+                              {stream: int((~row).sum()) for stream, row in zip(counts.streams, alive, strict=True)})
+
+
+def permutation_null(codes_by_stream: Mapping, labels, generator: np.random.Generator, repeats: int = 10, *,
+                     taxonomy: Taxonomy | None = None, depth: int | None = None, top_n: int | None = None,
+                     min_samples: int = 1) -> np.ndarray:
+    """Jaccard that co-firing and class frequencies alone give, float64 [repeats, L].
+
+    Rows of labels are permuted among the labelled samples, alike for all streams: which samples a latent
+    fires on, hence which latents are alive, stays; what they show becomes random. Errors as in
+    `label_counts` and `jaccard_per_latent`; ValueError if repeats < 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: the null needs at least one permutation")
+    codes, labels = _checked(codes_by_stream, labels)
+    fires = {stream: _fires(matrix, top_n) for stream, matrix in codes.items()}
+    labelled = np.flatnonzero(np.diff(labels.indptr))
+    null = []
+    for _ in range(repeats):
+        order = np.arange(labels.shape[0])
+        order[labelled] = generator.permutation(labelled)
+        null.append(jaccard_per_latent(_count(fires, labels[order]), taxonomy, depth, min_samples=min_samples))
+    return np.stack(null)
+
+
+def chance_corrected(jaccard, null):
+    """(J - J_null) / (1 - J_null): 0 at chance, 1 at best; NaN where the null leaves no room (J_null = 1)."""
+    jaccard, null = np.asarray(jaccard, dtype=float), np.asarray(null, dtype=float)
+    room = np.where(null < 1, 1 - null, np.nan)
+    return (jaccard - null) / room
+
+
+def firing_density(codes_by_stream: Mapping) -> dict[str, np.ndarray]:
+    """Share of samples on which each latent fires (z > 0), float64 [L] per stream: the density histogram."""
+    codes = {stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()}
+    return {stream: np.bincount(matrix.indices[matrix.data > 0], minlength=matrix.shape[1]) / matrix.shape[0]
+            for stream, matrix in codes.items()}

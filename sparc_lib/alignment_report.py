@@ -1,0 +1,210 @@
+"""Every alignment and retrieval number of a model on a test store, and of its controls, as tidy tables.
+
+Three kinds of model stand side by side. "trained": SPARC on the profile's encoders. "untrained": SPARC as
+initialised, on the same features. "random encoders": SPARC trained on features of the same networks with random
+weights. What an untrained or a random model scores too is no evidence of shared concepts (F3).
+"""
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Mapping, NamedTuple, Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tqdm import tqdm
+
+from .alignment import (LabelCounts, activation_patterns, chance_corrected, jaccard_per_latent, label_counts,
+                        mean_jaccard, permutation_null)
+from .evaluation import encode_store
+from .model import SPARC, Coding
+from .profiles import EvaluationSpec, Profile
+from .retrieval import RetrievalMetrics, retrieval_metrics
+from .store import FeatureStore
+from .taxonomy import Taxonomy
+from .workflow import RANDOM, best_device, features, trained, untrained
+
+CODINGS: tuple[Coding, ...] = ("joint", "independent")
+SUPPORT = 5                      # samples in a stream below which a latent's label counts are mostly noise
+KINDS = ("trained", "untrained", "random encoders")
+
+
+class JaccardRow(NamedTuple):
+    """Mean hierarchical Jaccard of one model under one reading.
+
+    activations: "all", or the "top" n of each latent. min_samples: support below which a latent counts as dead.
+    depth: of the taxonomy. latents: the mean runs over "all" of them, dead ones as 0 (the paper's headline), or
+    over the n_latents "alive" in at least two streams (F4). null: the same mean under permuted labels.
+    corrected: (jaccard - null) / (1 - null). Both are NaN where no null was asked for.
+    """
+    coding: str
+    activations: str
+    min_samples: int
+    depth: int
+    latents: str
+    n_latents: int
+    jaccard: float
+    null: float
+    corrected: float
+
+
+class PatternRow(NamedTuple):
+    """pattern: "all alive", "2 of 3", "1 of 3", "all dead" (they add up to all latents), or "dead in <stream>"."""
+    coding: str
+    pattern: str
+    n_latents: int
+    share: float
+
+
+class RetrievalRow(NamedTuple):
+    """One direction of retrieval. coding: "joint", "independent", or "features" for the encoders' own."""
+    coding: str
+    query: str
+    reference: str
+    recall_1: float
+    recall_5: float
+    recall_10: float
+    median_rank: float
+    mrr: float
+    n_reference: int
+
+
+class AlignmentReport(NamedTuple):
+    """Tidy tables with one `JaccardRow`, `PatternRow`, `RetrievalRow` a line."""
+    jaccard: pd.DataFrame
+    patterns: pd.DataFrame
+    retrieval: pd.DataFrame
+
+
+def alignment_report(model: SPARC, store: FeatureStore, taxonomy: Taxonomy, spec: EvaluationSpec,
+                     null: np.random.Generator | None = None,
+                     retrieval: Sequence[Coding] = ("independent",)) -> AlignmentReport:
+    """All alignment numbers of one model on one labelled store.
+
+    null: draws the label permutations, spec.null_repeats at the deepest of spec.taxonomy_depths; None leaves the null
+    out. retrieval: codings whose codes are searched, in all directions among the first spec.retrieval_pool pairs.
+    Raises ValueError where labels and taxonomy disagree, or for a model and a store of other streams.
+    """
+    jaccard: list[JaccardRow] = []
+    patterns: list[PatternRow] = []
+    found: list[RetrievalRow] = []
+    for coding in CODINGS:
+        codes = encode_store(model, store, coding)
+        for activations, top_n in (("all", None), ("top", spec.top_n)):
+            counts = label_counts(codes, store.labels, top_n)
+            if top_n is None:
+                patterns += _pattern_rows(coding, counts)
+            for min_samples in (1, SUPPORT):
+                for depth in spec.taxonomy_depths:
+                    chance = None
+                    if null is not None and depth == max(spec.taxonomy_depths):
+                        chance = permutation_null(codes, store.labels, null, spec.null_repeats, taxonomy=taxonomy,
+                                                  depth=depth, top_n=top_n, min_samples=min_samples).mean(0)
+                    jaccard += _jaccard_rows((coding, activations, min_samples, depth), counts, taxonomy, chance)
+        if coding in retrieval:
+            found += _retrieval_rows(coding, codes, spec.retrieval_pool)
+    return AlignmentReport(pd.DataFrame(jaccard, columns=JaccardRow._fields),
+                           pd.DataFrame(patterns, columns=PatternRow._fields),
+                           pd.DataFrame(found, columns=RetrievalRow._fields))
+
+
+def _jaccard_rows(reading: tuple[str, str, int, int], counts: LabelCounts, taxonomy: Taxonomy,
+                  chance: np.ndarray | None) -> list[JaccardRow]:
+    min_samples, depth = reading[2:]
+    per_latent = jaccard_per_latent(counts, taxonomy, depth, min_samples=min_samples)
+    means = mean_jaccard(per_latent, counts, min_samples=min_samples)
+    nulls = (np.nan, np.nan) if chance is None else mean_jaccard(chance, counts, min_samples=min_samples)[:2]
+    sizes = {"all": len(per_latent), "alive": means.n_alive}
+    return [JaccardRow(*reading, latents, size, value, null, float(chance_corrected(value, null)))
+            for (latents, size), value, null in zip(sizes.items(), means[:2], nulls)]
+
+
+def _pattern_rows(coding: str, counts: LabelCounts) -> list[PatternRow]:
+    found, streams = activation_patterns(counts), len(counts.streams)
+    sizes = {"all alive": found.all_alive, "all dead": found.all_dead}
+    sizes |= {f"{j} of {streams}": size for j, size in sorted(found.mixed.items(), reverse=True)}
+    sizes |= {f"dead in {stream}": size for stream, size in found.dead.items()}
+    n_latents = found.all_alive + found.all_dead + found.mixed_total
+    return [PatternRow(coding, pattern, size, size / n_latents) for pattern, size in sizes.items()]
+
+
+def _retrieval_rows(coding: str, codes: Mapping[str, sp.csr_matrix], pool: int | None) -> list[RetrievalRow]:
+    return [_retrieval_row(coding, query, reference, retrieval_metrics(codes[query][:pool], codes[reference][:pool]))
+            for query, reference in permutations(codes, 2)]
+
+
+def _retrieval_row(coding: str, query: str, reference: str, found: RetrievalMetrics) -> RetrievalRow:
+    return RetrievalRow(coding, query, reference, *(found.recall[k] for k in (1, 5, 10)), found.median_rank,
+                        found.mrr, found.n_reference)
+
+
+def raw_clip_retrieval(store: FeatureStore, pool: int | None = None) -> pd.DataFrame:
+    """`RetrievalRow`s of the CLIP features themselves, image to text and back, the reference for codes made of them."""
+    x = store.tensors(slice(pool))
+    return pd.DataFrame([_retrieval_row("features", query, reference, retrieval_metrics(x[query], x[reference]))
+                         for query, reference in permutations(("clip_img", "clip_txt"))], columns=RetrievalRow._fields)
+
+
+def report_with_controls(profile: Profile, taxonomy: Taxonomy, progress: bool = True) -> AlignmentReport:
+    """`alignment_report` of every setting and seed of a profile, its controls beside it, on the test split.
+
+    Adds the columns model (one of KINDS; "raw" for raw CLIP), setting and seed. Controls and nulls are made for the
+    first seed only. λ does not reach an untrained model, so settings of one gate share that control. Joint codes are
+    searched for the first seed only: enough to show what they leak.
+    """
+    first, device = profile.seeds[0], best_device()
+    real, noise = ({split: features(profile, split, weights, progress) for split in ("train", "test")}
+                   for weights in (None, RANDOM))
+    cases = [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
+    cases += [(kind, setting, first) for kind in KINDS[1:] for setting in profile.settings]
+    reports: list[AlignmentReport] = []
+    of_gate: dict[str, AlignmentReport] = {}
+    for kind, setting, seed in tqdm(cases, desc="alignment", disable=not progress):
+        report = of_gate.get(setting.gate) if kind == "untrained" else None
+        if report is None:
+            data = noise if kind == "random encoders" else real
+            model = (untrained(profile, setting, seed, data["train"]) if kind == "untrained"
+                     else trained(profile, setting, seed, data["train"], progress=False).model)
+            report = alignment_report(
+                model.to(device), data["test"], taxonomy, profile.evaluation,
+                np.random.default_rng(seed) if seed == first else None, CODINGS if seed == first else CODINGS[1:])
+        if kind == "untrained":
+            of_gate[setting.gate] = report
+        reports.append(AlignmentReport(*(_labelled(table, kind, setting.name, seed) for table in report)))
+    clip = _labelled(raw_clip_retrieval(real["test"], profile.evaluation.retrieval_pool), "raw", "raw_clip", first)
+    jaccard, patterns, retrieval = (pd.concat(tables, ignore_index=True) for tables in zip(*reports))
+    return AlignmentReport(jaccard, patterns, pd.concat([retrieval, clip], ignore_index=True))
+
+
+def _labelled(table: pd.DataFrame, kind: str, setting: str, seed: int) -> pd.DataFrame:
+    out = table.copy()
+    for place, (column, value) in enumerate({"model": kind, "setting": setting, "seed": seed}.items()):
+        out.insert(place, column, value)
+    return out
+
+
+def pick(table: pd.DataFrame, **where) -> pd.DataFrame:
+    """Rows in which every named column has the given value. Raises KeyError if there is no such column or row."""
+    for column, value in where.items():
+        if column not in table:
+            raise KeyError(f"no column {column!r}; this table has {', '.join(table)}")
+        rows = table[table[column] == value]
+        if rows.empty:
+            raise KeyError(f"no row with {column} = {value!r}; it takes {', '.join(map(str, table[column].unique()))}")
+        table = rows
+    return table
+
+
+def by_setting(table: pd.DataFrame, column: str, **where) -> dict[str, list[float]]:
+    """{setting: values of `column`, one a seed} among the rows `where` holds; settings in the table's order."""
+    return {setting: rows[column].tolist() for setting, rows in pick(table, **where).groupby("setting", sort=False)}
+
+
+def controls(table: pd.DataFrame, column: str, **where) -> dict[str, dict[str, float]]:
+    """{control: {setting: value}} of the rows `where` holds; for the Jaccard also the null of the trained models."""
+    found = {kind: {setting: values[0] for setting, values in by_setting(table, column, model=kind, **where).items()}
+             for kind in KINDS[1:]}
+    if column == "jaccard":
+        nulls = by_setting(table, "null", model="trained", **where)
+        found["permuted labels"] = {setting: values[0] for setting, values in nulls.items()}
+    return found

@@ -1,0 +1,47 @@
+"""Where things are. Each root can be moved by one environment variable:
+
+SPARC_DATA       heavy artefacts (features, checkpoints, data sets); default data/
+SPARC_OUTPUT     parent of figures/ and results/; default the repository
+SPARC_NOTEBOOKS  the notebooks that run_all.sh executes; default notebooks/
+"""
+
+import os
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+WEIGHTS = REPO / "sparc_lib" / "weights"      # the mini encoders that ship with the project
+PROFILES = REPO / "notebooks" / "profiles"
+
+
+def _root(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
+def data_root() -> Path:
+    """Heavy artefacts, never committed."""
+    return _root("SPARC_DATA", REPO / "data")
+
+
+def output_root() -> Path:
+    """Parent of `figures/` and `results/`."""
+    return _root("SPARC_OUTPUT", REPO)
+
+
+def notebooks_dir() -> Path:
+    """The notebooks that run_all.sh executes."""
+    return _root("SPARC_NOTEBOOKS", REPO / "notebooks")
+
+
+def figures_dir(profile: str) -> Path:
+    """`figures/<profile>/`, made if missing."""
+    return _made(output_root() / "figures" / profile)
+
+
+def results_dir(profile: str) -> Path:
+    """`results/<profile>/`, made if missing."""
+    return _made(output_root() / "results" / profile)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

@@ -1,0 +1,62 @@
+"""Figures in one style. Every function draws into the Axes it is given and returns it; notebooks save the figure."""
+from __future__ import annotations
+
+from typing import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+# Okabe-Ito colours: told apart by colour-blind readers, and in print by their lightness.
+STREAM_COLOURS = {"dino": "#0072B2", "clip_img": "#E69F00", "clip_txt": "#009E73"}
+STREAM_NAMES = {"dino": "DINO", "clip_img": "CLIP image", "clip_txt": "CLIP text"}
+SETTING_COLOURS = {"global_lambda1": "#D55E00", "global_lambda0": "#E69F00", "local_lambda1": "#0072B2",
+                   "local_lambda0": "#56B4E9"}
+SETTING_NAMES = {"global_lambda1": "Global, λ=1", "global_lambda0": "Global, λ=0", "local_lambda1": "Local, λ=1",
+                 "local_lambda0": "Local, λ=0"}
+CONTROL_COLOUR = "#8C8C8C"                        # every control and null is grey
+
+
+def style() -> None:
+    """Set the companion's look for all figures of a process."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
+    plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False,
+                         "axes.titlesize": "medium", "axes.titleweight": "bold", "axes.titlelocation": "left",
+                         "legend.frameon": False, "figure.constrained_layout.use": True, "pdf.fonttype": 42})
+
+
+def pictures(ax: Axes, images: Sequence[np.ndarray], columns: int, gap: int = 4) -> Axes:
+    """Images uint8 [H, W, 3] as one sheet, row by row."""
+    h, w = images[0].shape[:2]
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[y:y + h, x:x + w] = image
+    ax.imshow(sheet, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The image uint8 [H, W, 3] with the outline of each mask bool [n, H, W] drawn in its own colour."""
+    from skimage.segmentation import mark_boundaries
+    labels = (masks * np.arange(1, len(masks) + 1)[:, None, None]).max(0)
+    out = image / 255
+    for number, colour in zip(range(1, len(masks) + 1), ((0.84, 0, 0.5), (1, 1, 0), (0, 0.9, 1), (1, 1, 1))):
+        out = mark_boundaries(out, (labels == number).astype(int), color=colour, mode="inner")
+    return (out * 255).astype(np.uint8)
+
+
+def settings_bars(ax: Axes, values: Mapping[str, Sequence[float]], control: Mapping[str, float] | None = None) -> Axes:
+    """One bar a setting: the mean over seeds with every seed as a dot; ``control`` as a grey line across its bar."""
+    for i, (setting, seeds) in enumerate(values.items()):
+        ax.bar(i, np.mean(seeds), width=0.66, color=SETTING_COLOURS[setting], alpha=0.85, zorder=2)
+        ax.scatter(np.full(len(seeds), i) + np.linspace(-.12, .12, len(seeds)), seeds, s=14, color="black", zorder=4)
+        if control is not None:
+            ax.hlines(control[setting], i - .4, i + .4, color=CONTROL_COLOUR, linewidth=2.5, zorder=3,
+                      label="control" if i == 0 else None)
+    ax.set_xticks(range(len(values)), [SETTING_NAMES[s] for s in values], rotation=20, ha="right")
+    ax.grid(axis="x", visible=False)
+    return ax

@@ -1,0 +1,111 @@
+"""1-D probes: how well does a single latent predict a class? (arXiv:2507.06265, 1-D probe loss)"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from joblib import Parallel, delayed
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+
+from .alignment import as_csr
+
+
+def probed_classes(labels, min_positives: int = 50) -> np.ndarray:
+    """Columns of labels [n, C] with more than `min_positives` positives: the classes `probe_losses` returns."""
+    return np.flatnonzero(np.bincount(as_csr(labels, "labels").indices, minlength=labels.shape[1]) > min_positives)
+
+
+def _balanced_splits(positive: np.ndarray, column: int) -> list[np.ndarray]:
+    """Train, validation and test rows (70/15/15, stratified) of a balanced sample. Seeds as published."""
+    present, absent = np.flatnonzero(positive), np.flatnonzero(~positive)
+    draw = np.random.RandomState(1000 + column)
+    n = min(len(present), len(absent))
+    if len(absent) > n:
+        absent = draw.choice(absent, n, replace=False)
+    elif len(present) > n:
+        present = draw.choice(present, n, replace=False)
+    rows = np.concatenate([present, absent])
+    train, rest = train_test_split(rows, test_size=0.3, random_state=2000 + column, stratify=positive[rows])
+    val, test = train_test_split(rest, test_size=0.5, random_state=3000 + column, stratify=positive[rest])
+    return [train, val, test]
+
+
+def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
+    return float(np.logaddexp(0, np.where(target, -logits, logits)).mean())
+
+
+def _fit(activation: np.ndarray, target: np.ndarray) -> LogisticRegression:
+    """L2 logistic regression (C = 1) of target [m] on one latent [m].
+
+    A latent is silent on most samples and all silent samples are alike, so two weighted rows stand for
+    them: the same objective at a fraction of the cost.
+    """
+    fires = activation != 0
+    silent = np.array([(~fires & target).sum(), (~fires & ~target).sum()])
+    x = np.concatenate([activation[fires], np.zeros((silent > 0).sum())])
+    y = np.concatenate([target[fires], np.array([True, False])[silent > 0]])
+    weight = np.concatenate([np.ones(fires.sum()), silent[silent > 0]])
+    return LogisticRegression(max_iter=1000).fit(x[:, None], y, sample_weight=weight)
+
+
+def _probe(codes: sp.csc_array, fires: sp.csr_array, positive: np.ndarray, column: int, select_on: str,
+           n_candidates: int) -> float:
+    train, val, test = _balanced_splits(positive, column)
+    counted = positive.copy()
+    if select_on == "train":
+        counted[:] = False
+        counted[train[positive[train]]] = True
+    co_fires = fires @ counted.astype(np.float32)  # exact: counts stay below 2^24
+    candidates = np.argsort(-co_fires, kind="stable")[:n_candidates]
+    best_loss, best_test = np.inf, np.log(2)  # no latent to use: the balanced prior
+    activation = np.zeros(len(positive))
+    for latent in candidates:
+        entries = slice(codes.indptr[latent], codes.indptr[latent + 1])
+        activation[:] = 0
+        activation[codes.indices[entries]] = codes.data[entries]
+        if not (activation[train] > 0).any():
+            continue
+        model = _fit(activation[train], positive[train])
+        weight, bias = model.coef_[0, 0], model.intercept_[0]
+        loss = _cross_entropy(weight * activation[val] + bias, positive[val])
+        if loss < best_loss:
+            best_loss, best_test = loss, _cross_entropy(weight * activation[test] + bias, positive[test])
+    return best_test
+
+
+def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 50, n_candidates: int = 20,
+                 n_jobs: int = 1) -> np.ndarray:
+    """Test cross-entropy (nats) of the best single latent, float64 [classes with > min_positives positives].
+
+    codes: one stream's [n, L]; labels: [n, C]; CSR, tensors or arrays. Per class: balance the negatives,
+    split 70/15/15, fit a 1-D logistic regression on each of the `n_candidates` latents that co-fire most
+    with the class and are active in train, choose by validation loss, report test loss. The paper's figure
+    is the mean over classes; `probed_classes` gives their columns. Chance is log 2, which is also the score
+    of a class none of whose candidates is active in train.
+
+    select_on: "all" counts co-firing over all samples, test included, as published (F7); "train" over the
+    train split only. Seeds are the published ones, fixed by the class's column. n_jobs: joblib workers.
+
+    Raises ValueError for another select_on, different numbers of samples, or no class with enough positives.
+    """
+    if select_on not in ("all", "train"):
+        raise ValueError(f"select_on={select_on!r}: choose 'all' (as published) or 'train'")
+    codes, labels = as_csr(codes, "codes").tocsc(), as_csr(labels, "labels")
+    if codes.shape[0] != labels.shape[0]:
+        raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples")
+    columns = probed_classes(labels, min_positives)
+    if not len(columns):
+        raise ValueError(f"no class of {labels.shape[1]} has more than {min_positives} positives; "
+                         "use more samples or a smaller min_positives")
+    by_class = labels.tocsc()
+    fires = (codes > 0).T.astype(np.float32)
+
+    def positive(column: int) -> np.ndarray:
+        present = np.zeros(codes.shape[0], dtype=bool)
+        present[by_class.indices[by_class.indptr[column]:by_class.indptr[column + 1]]] = True
+        return present
+
+    return np.array(Parallel(n_jobs=n_jobs)(
+        delayed(_probe)(codes, fires, positive(column), column, select_on, n_candidates)
+        for column in columns.tolist()))

@@ -1,0 +1,175 @@
+"""Products with TopK codes that touch only the selected latents.
+
+A code row has k non-zeros among n_latents, so multiplying dense codes with a decoder does n_latents / k
+times (128 times in the paper) too much work, and its backward twice that. Here the codes are a CSR pattern
+with values; forward and backward are sparse-dense products, and gradients are written in one pass into a
+buffer that may be reused from step to step (fresh 30 MB buffers cost more in page faults than the arithmetic).
+
+Two kernels carry everything: `_weighted_row_sums` and `_row_dots`, both deterministic. On a CPU with MKL they
+are torch's CSR products, elsewhere `embedding_bag` and gathered products, called inside the autograd functions,
+so the missing backward of `embedding_bag` for bfloat16 on CUDA never matters.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+with warnings.catch_warnings():     # torch says once per process that CSR tensors are in beta; take it here
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Where the non-zeros of stacked codes are: CSR of shape [n_rows, n_latents], and its transpose on demand.
+
+    crow [n_rows + 1], col [nnz] (latents), row [nnz]: long.
+    """
+
+    crow: Tensor
+    col: Tensor
+    row: Tensor
+    n_latents: int
+
+    @classmethod
+    def stack(cls, indices: Sequence[Tensor], n_latents: int) -> "Pattern":
+        """Codes given as index tensors [batch_i, k_i], one below the other; the k_i may differ."""
+        device = indices[0].device
+        counts = torch.cat([torch.full((len(i),), i.shape[1], device=device) for i in indices])
+        row = torch.repeat_interleave(torch.arange(len(counts), device=device), counts,
+                                      output_size=sum(i.numel() for i in indices))
+        return cls(F.pad(counts.cumsum(0), (1, 0)), torch.cat([i.reshape(-1) for i in indices]), row, n_latents)
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.crow) - 1
+
+    @cached_property
+    def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The transposed pattern: crow [n_latents + 1], col [nnz] (rows), and the order [nnz] that sorts the values."""
+        order = self.col.argsort(stable=True)
+        bounds = torch.arange(self.n_latents + 1, device=self.col.device)
+        return torch.searchsorted(self.col[order], bounds), self.row[order], order
+
+
+def _mkl(table: Tensor) -> bool:
+    return (table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
+            and torch.backends.mkl.is_available())
+
+
+def _csr(crow: Tensor, col: Tensor, values: Tensor, n_columns: int) -> Tensor:
+    return torch.sparse_csr_tensor(crow, col, values, (len(crow) - 1, n_columns), check_invariants=False)
+
+
+def _weighted_row_sums(crow: Tensor, col: Tensor, values: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+    """[n, d]: row i is the sum of values[e] * table[col[e]] over its entries e in crow[i]:crow[i + 1]."""
+    if not _mkl(table):
+        summed = F.embedding_bag(col, table, crow[:-1], mode="sum", per_sample_weights=values)
+        return summed if out is None else out.copy_(summed)
+    if out is None:
+        out = table.new_empty(len(crow) - 1, table.shape[1])
+    return torch.addmm(out, _csr(crow, col, values, len(table)), table, beta=0, out=out)
+
+
+def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
+    """[nnz]: for every entry the dot product of its row of `left` [n_rows, d] and its latent's row of `table`."""
+    if _mkl(table):
+        empty = _csr(pattern.crow, pattern.col, left.new_zeros(len(pattern.col)), len(table))
+        return torch.sparse.sampled_addmm(empty, left, table.T, beta=0).values()
+    block = max(1, (2**26 if table.is_cuda else 2**20) // table.shape[1])   # entries gathered at a time
+    return torch.cat([torch.linalg.vecdot(left[r], table[c])
+                      for r, c in zip(pattern.row.split(block), pattern.col.split(block))])
+
+
+class _GatherCodes(torch.autograd.Function):
+    """h[i, l] at the pattern's entries; the backward needs neither h nor anything of size n_rows x n_latents."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, pre_bias, h, pattern, grad_buffer):
+        ctx.save_for_backward(x, weight, pre_bias)
+        ctx.pattern, ctx.grad_buffer = pattern, grad_buffer
+        return h[pattern.row, pattern.col]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, pre_bias = ctx.saved_tensors
+        pattern, buffer, ctx.grad_buffer = ctx.pattern, ctx.grad_buffer, None
+        needs_x, needs_weight, needs_bias, needs_pre = ctx.needs_input_grad[:4]
+        crow, col, order = pattern.by_latent
+        sorted_grad = grad[order]
+        d_x = d_weight = d_bias = d_pre = None
+        if needs_weight:
+            d_weight = _weighted_row_sums(crow, col, sorted_grad, x - pre_bias, buffer)
+        if needs_bias or needs_pre:
+            d_bias = _weighted_row_sums(crow, col, sorted_grad, x.new_ones(len(x), 1)).squeeze(1)
+        if needs_x:
+            d_x = _weighted_row_sums(pattern.crow, pattern.col, grad.contiguous(), weight)
+        if needs_pre:               # the pre-bias is shared by the batch: its gradient is one vector-matrix product
+            d_pre = -(d_bias @ weight)
+        return d_x, d_weight, d_bias if needs_bias else None, d_pre, None, None, None
+
+
+class _DecodeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, table, pattern, grad_buffer):
+        ctx.save_for_backward(values, table)
+        ctx.pattern, ctx.grad_buffer = pattern, grad_buffer
+        return _weighted_row_sums(pattern.crow, pattern.col, values, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        values, table = ctx.saved_tensors
+        pattern, buffer, ctx.grad_buffer = ctx.pattern, ctx.grad_buffer, None
+        grad = grad.contiguous()
+        d_values = d_table = None
+        if ctx.needs_input_grad[0]:
+            d_values = _row_dots(pattern, grad, table)
+        if ctx.needs_input_grad[1]:
+            crow, col, order = pattern.by_latent
+            d_table = _weighted_row_sums(crow, col, values[order], grad, buffer)
+        return d_values, d_table, None, None
+
+
+def preactivations(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor) -> Tensor:
+    """h = (x - p) Wᵀ + b, [batch, n_latents], without gradient: `gather_codes` supplies that."""
+    with torch.no_grad():
+        return torch.addmm(bias, x - pre_bias, weight.T)
+
+
+def gather_codes(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor, h: Tensor, pattern: Pattern,
+                 grad_buffer: Tensor | None = None) -> Tensor:
+    """Pre-activations [nnz] at `pattern` (rows = samples), differentiable in x, weight, bias and pre-bias.
+
+    x [batch, d], weight [n_latents, d], h [batch, n_latents] from `preactivations`. `grad_buffer`, shaped like
+    weight, is overwritten with its gradient in the backward pass.
+    """
+    return _GatherCodes.apply(x, weight, bias, pre_bias, h, pattern, grad_buffer)
+
+
+def decode_rows(values: Tensor, table: Tensor, pattern: Pattern, grad_buffer: Tensor | None = None) -> Tensor:
+    """z D, [n_rows, d], for codes with `values` [nnz] at `pattern` and decoder `table` [n_latents, d].
+
+    `grad_buffer`, shaped like table, is overwritten with its gradient in the backward pass.
+    """
+    return _DecodeRows.apply(values, table, pattern, grad_buffer)
+
+
+@torch.no_grad()
+def normalise_rows_(table: Tensor, grad: Tensor | None = None, rows_per_block: int = 256) -> None:
+    """In place: divide each row of `table` [n, d] by its L2 norm + 1e-8, then remove from the same row of `grad`
+    its component along it. Block by block on a CPU, so that each row is read from main memory once."""
+    block = rows_per_block if table.device.type == "cpu" else len(table)
+    for begin in range(0, len(table), block):
+        rows = table[begin:begin + block]
+        rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-8)
+        if grad is not None:
+            part = grad[begin:begin + block]
+            part.addcmul_(rows, torch.linalg.vecdot(rows, part).unsqueeze(1), value=-1)

@@ -1,0 +1,159 @@
+"""Class hierarchies in the Open Images file format.
+
+A class is lifted to its ancestor at depth <= D before concepts are compared (hierarchical
+Jaccard, arXiv:2507.06265). The root has depth 0. Only `Subcategory` edges count: a wheel is a
+`Part` of a car, not a kind of car.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import scipy.sparse as sp
+
+
+def read_class_descriptions(path: str | Path) -> dict[str, str]:
+    """Read `LabelName,DisplayName` rows; returns {label name: display name} in file order.
+
+    Raises ValueError for a row without two fields or a repeated label name.
+    """
+    names: dict[str, str] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row or (number == 1 and row[0] == "LabelName"):
+                continue
+            if len(row) != 2 or row[0] in names:
+                raise ValueError(f"{path}, line {number}: expected a new 'LabelName,DisplayName' pair, "
+                                 f"got {row!r}; download the file again")
+            names[row[0]] = row[1]
+    return names
+
+
+def _occurrences(node: Mapping, above: tuple[str, ...] = ()):
+    """Yield the path (root, ..., node) of every occurrence of every node, in file order."""
+    if "LabelName" not in node:
+        raise ValueError(f"taxonomy: a node below {'/'.join(above) or 'the top'} has no 'LabelName'; "
+                         "use the Open Images hierarchy format")
+    path = (*above, node["LabelName"])
+    if path[-1] in above:
+        raise ValueError(f"taxonomy: {path[-1]!r} is its own ancestor ({'/'.join(path)}); remove the cycle")
+    yield path
+    for child in node.get("Subcategory", ()):
+        yield from _occurrences(child, path)
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """C classes (label columns) placed in a hierarchy.
+
+    classes: the C columns as the caller names them. labels: the label name each column lifts
+    through, [C]. graph: networkx.DiGraph of the deepest placements, edges parent -> child.
+    """
+
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    graph: nx.DiGraph
+
+    @classmethod
+    def from_open_images(cls, tree: Mapping, classes: Sequence[str], names: Mapping[str, str] | None = None,
+                         column_order: str = "right") -> Taxonomy:
+        """Place `classes` in an Open Images hierarchy.
+
+        tree: {"LabelName": ..., "Subcategory": [...]}. A node with several parents keeps its
+        deepest occurrence (the first in file order among equally deep ones).
+        classes: label names that occur in the tree, or, with `names` = {label name: display name}
+        in file order (`read_class_descriptions`), display names.
+        column_order: "as_published" reproduces finding F1 for comparison: columns are sorted by
+        display name but lifted through codes in file order, so nearly every column carries the
+        code of another class. It needs `names`.
+
+        Raises ValueError for empty, repeated, unknown or ambiguous classes and unknown options.
+        """
+        if column_order not in ("right", "as_published"):
+            raise ValueError(f"column_order={column_order!r}: choose 'right' or 'as_published'")
+        if column_order == "as_published" and names is None:
+            raise ValueError("column_order='as_published' needs names={label name: display name} in file order")
+        classes = tuple(classes)
+        if not classes:
+            raise ValueError("taxonomy: classes is empty; pass the label columns' names")
+        paths: dict[str, tuple[str, ...]] = {}
+        for path in _occurrences(tree):
+            if len(path) > len(paths.get(path[-1], ())):
+                paths[path[-1]] = path
+        labels = _resolve(classes, paths, names or {})
+        if column_order == "as_published":
+            carried = set(labels)
+            by_display = sorted(range(len(labels)), key=lambda column: names.get(labels[column], labels[column]))
+            in_file_order = [code for code in names if code in carried]
+            if len(in_file_order) != len(labels):
+                missing = sorted(carried - set(names))
+                raise ValueError(f"names lacks {missing[:5]}: 'as_published' needs every class in it")
+            misplaced = dict(zip(by_display, in_file_order, strict=True))
+            labels = tuple(misplaced[column] for column in range(len(labels)))
+        graph = nx.DiGraph()
+        for name, path in paths.items():
+            graph.add_node(name, path=path, depth=len(path) - 1)
+            if len(path) > 1:
+                graph.add_edge(path[-2], name)
+        return cls(classes, labels, graph)
+
+    @property
+    def max_depth(self) -> int:
+        """Depth of the deepest node; the root has depth 0. Lifting to it changes nothing."""
+        return max(depth for _, depth in self.graph.nodes(data="depth"))
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """{label name: parent's label name} of every node but the root, at its deepest occurrence."""
+        return {child: self.graph.nodes[child]["path"][-2] for _, child in self.graph.edges}
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """(root, ..., name) for a class or a label name of the tree. Raises KeyError if unknown."""
+        label = self.labels[self.classes.index(name)] if name in self.classes else name
+        if label not in self.graph:
+            raise KeyError(f"{name!r} is neither a class nor a label name of this taxonomy")
+        return self.graph.nodes[label]["path"]
+
+    def ancestors(self, depth: int) -> tuple[str, ...]:
+        """Label name of each column's ancestor at depth <= `depth`, [C]. Raises ValueError if depth < 0."""
+        if depth < 0:
+            raise ValueError(f"depth={depth}: the root has depth 0, choose 0 to {self.max_depth}")
+        paths = (self.graph.nodes[label]["path"] for label in self.labels)
+        return tuple(path[min(depth, len(path) - 1)] for path in paths)
+
+    def buckets(self, depth: int) -> tuple[str, ...]:
+        """Distinct ancestors in order of first appearance: the columns of `lift(depth)`."""
+        return tuple(dict.fromkeys(self.ancestors(depth)))
+
+    def lift(self, depth: int) -> sp.csr_array:
+        """0/1 matrix [C, buckets]; `counts [L, C] @ lift(depth)` gives counts per bucket."""
+        position = {name: column for column, name in enumerate(self.buckets(depth))}
+        columns = np.array([position[name] for name in self.ancestors(depth)])
+        ones = np.ones(len(columns), dtype=np.int64)
+        return sp.csr_array((ones, (np.arange(len(columns)), columns)), shape=(len(columns), len(position)))
+
+
+def _resolve(classes: tuple[str, ...], paths: Mapping, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Label name of each class, [C]."""
+    codes: dict[str, list[str]] = {}
+    for code, display in names.items():
+        codes.setdefault(display, []).append(code)
+    labels = []
+    for name in classes:
+        found = [name] if name in paths else [code for code in codes.get(name, ()) if code in paths]
+        if len(found) > 1:
+            raise ValueError(f"class {name!r} is the display name of {found}; pass label names instead")
+        labels += found or [None]
+    unknown = [name for name, label in zip(classes, labels, strict=True) if label is None]
+    if unknown:
+        raise ValueError(f"taxonomy: {len(unknown)} of {len(classes)} classes are not in the tree, first {unknown[:5]}; "
+                         "pass label names of the tree, or names={label name: display name} for display names")
+    if len(set(labels)) != len(labels):
+        repeated = sorted({name for name, label in zip(classes, labels, strict=True) if labels.count(label) > 1})
+        raise ValueError(f"taxonomy: classes repeat {repeated[:5]}; every label column needs its own class")
+    return tuple(labels)
