@@ -223,11 +223,14 @@ def test_a_torn_journal_line_is_ignored(tmp_path, monkeypatch, tail):
 KILLER = textwrap.dedent("""
     # Child k kills itself with SIGKILL at its k-th operation on the disk; its successors die at a random operation and at
     # a random time; the last one is left in peace. Until k is beyond the last operation.
-    import json, os, random, shutil, signal, sys, time
+    import json, os, random, shutil, signal, sys, threading, time
     from pathlib import Path
     from test_extraction import Pictures, contents, run
     import torch
+    from tqdm import tqdm
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0               # no thread that could hold a lock in the moment of a fork
+    tqdm.set_lock(threading.RLock())        # its default lock is shared with forks: one killed while holding it blocks all
     root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 
     def extraction(out):
@@ -262,7 +265,11 @@ KILLER = textwrap.dedent("""
         if seconds is not None:
             time.sleep(seconds)
             os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
+        patience = time.monotonic() + 60
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            assert time.monotonic() < patience, f"operation {k}: hangs"
+            time.sleep(0.001)
+        status = ended[1]
         assert status in (0, signal.SIGKILL), (k, status)
         return status == signal.SIGKILL
 
