@@ -7,22 +7,23 @@ weights. What an untrained or a random model scores too is no evidence of shared
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from tqdm import tqdm
 
 from .alignment import (LabelCounts, activation_patterns, chance_corrected, jaccard_per_latent, label_counts,
                         mean_jaccard, permutation_null)
 from .evaluation import encode_store
 from .model import SPARC, Coding
-from .profiles import EvaluationSpec, Profile
+from .parallel import each
+from .profiles import EvaluationSpec, Profile, Setting
 from .retrieval import RetrievalMetrics, retrieval_metrics
 from .store import FeatureStore
 from .taxonomy import Taxonomy
-from .workflow import RANDOM, best_device, features, trained, untrained
+from .workflow import RANDOM, best_device, control, features, trained, untrained
 
 CODINGS: tuple[Coding, ...] = ("joint", "independent")
 SUPPORT = 5                      # samples in a stream below which a latent's label counts are mostly noise
@@ -145,35 +146,49 @@ def raw_clip_retrieval(store: FeatureStore, pool: int | None = None) -> pd.DataF
                          for query, reference in permutations(("clip_img", "clip_txt"))], columns=RetrievalRow._fields)
 
 
-def report_with_controls(profile: Profile, taxonomy: Taxonomy, progress: bool = True) -> AlignmentReport:
+def report_with_controls(profile: Profile, taxonomy: Taxonomy, progress: bool = True,
+                         n_jobs: int | None = None) -> AlignmentReport:
     """`alignment_report` of every setting and seed of a profile, its controls beside it, on the test split.
 
     Adds the columns model (one of KINDS; "raw" for raw CLIP), setting and seed. Controls and nulls are made for the
     first seed only. λ does not reach an untrained model, so settings of one gate share that control. Joint codes are
-    searched for the first seed only: enough to show what they leak.
+    searched for the first seed only: enough to show what they leak. n_jobs: as in `parallel.each`.
     """
-    first, device = profile.seeds[0], best_device()
-    real, noise = ({split: features(profile, split, weights, progress) for split in ("train", "test")}
-                   for weights in (None, RANDOM))
-    cases = [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
-    cases += [(kind, setting, first) for kind in KINDS[1:] for setting in profile.settings]
-    reports: list[AlignmentReport] = []
-    of_gate: dict[str, AlignmentReport] = {}
-    for kind, setting, seed in tqdm(cases, desc="alignment", disable=not progress):
-        report = of_gate.get(setting.gate) if kind == "untrained" else None
-        if report is None:
-            data = noise if kind == "random encoders" else real
-            model = (untrained(profile, setting, seed, data["train"]) if kind == "untrained"
-                     else trained(profile, setting, seed, data["train"], progress=False).model)
-            report = alignment_report(
-                model.to(device), data["test"], taxonomy, profile.evaluation,
-                np.random.default_rng(seed) if seed == first else None, CODINGS if seed == first else CODINGS[1:])
-        if kind == "untrained":
-            of_gate[setting.gate] = report
-        reports.append(AlignmentReport(*(_labelled(table, kind, setting.name, seed) for table in report)))
-    clip = _labelled(raw_clip_retrieval(real["test"], profile.evaluation.retrieval_pool), "raw", "raw_clip", first)
-    jaccard, patterns, retrieval = (pd.concat(tables, ignore_index=True) for tables in zip(*reports))
-    return AlignmentReport(jaccard, patterns, pd.concat([retrieval, clip], ignore_index=True))
+    first, twin = profile.seeds[0], control(profile)
+    stores = {weights: {split: features(of, split, weights, progress) for split in ("train", "test")}
+              for weights, of in ((None, profile), (RANDOM, twin))}
+    of_gate = {setting.gate: setting for setting in reversed(profile.settings)}      # the first setting of each gate
+    cases = [Case("trained", profile, setting, seed, None) for setting in profile.settings for seed in profile.seeds]
+    cases += [Case("untrained", profile, setting, first, None) for setting in of_gate.values()]
+    cases += [Case("random encoders", twin, setting, first, RANDOM) for setting in profile.settings]
+    found = each(_report, [(case, taxonomy, *(stores[case.weights][split].directory for split in ("train", "test")))
+                           for case in cases], "alignment", n_jobs, progress)
+    tables = [AlignmentReport(*(_labelled(table, case.kind, setting.name, case.seed) for table in report))
+              for case, report in zip(cases, found) for setting in profile.settings
+              if setting == case.setting or case.kind == "untrained" and setting.gate == case.setting.gate]
+    clip = raw_clip_retrieval(stores[None]["test"], profile.evaluation.retrieval_pool)
+    jaccard, patterns, retrieval = (pd.concat(parts, ignore_index=True) for parts in zip(*tables))
+    return AlignmentReport(jaccard, patterns, pd.concat([retrieval, _labelled(clip, "raw", "raw_clip", first)],
+                                                        ignore_index=True))
+
+
+class Case(NamedTuple):
+    """A model to measure: its kind, how it was trained, and on which encoders (weights: None, or the random seed)."""
+    kind: str
+    profile: Profile
+    setting: Setting
+    seed: int
+    weights: int | None
+
+
+def _report(case: Case, taxonomy: Taxonomy, train: Path, test: Path) -> AlignmentReport:
+    _, profile, setting, seed, _ = case
+    known, asked = FeatureStore.open(train), FeatureStore.open(test)
+    model = (untrained(profile, setting, seed, known) if case.kind == "untrained"
+             else trained(profile, setting, seed, known, progress=False).model)
+    first = seed == profile.seeds[0]
+    return alignment_report(model.to(best_device()), asked, taxonomy, profile.evaluation,
+                            np.random.default_rng(seed) if first else None, CODINGS if first else CODINGS[1:])
 
 
 def _labelled(table: pd.DataFrame, kind: str, setting: str, seed: int) -> pd.DataFrame:

@@ -28,6 +28,7 @@ class DataSpec:
     test: int | None
     seed: int                 # of the miniature world; a subsample of a real data set uses it too
     max_samples: int | None   # cap on the pairs of each split; null keeps all
+    control_train: int | None # training scenes of the random-weight control; null takes as many as `train`
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ def _validate(profile: Profile, stem: str) -> None:
         (len(set(profile.seeds)) == len(profile.seeds), f"field seeds has a seed twice: {profile.seeds}"),
         (data.kind != "miniworld" or None not in (data.train, data.val, data.test),
          "fields data.train, data.val and data.test need numbers: the miniature world is endless"),
+        (data.control_train is None or 0 < data.control_train <= (data.train or 0),
+         f"field data.control_train must be null or a number up to data.train, got {data.control_train}"),
     ]
     for holds, message in demands:
         if not holds:

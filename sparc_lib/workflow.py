@@ -1,6 +1,8 @@
 """The steps the notebooks share: a profile's data, features and trained models, each built once and then reused."""
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from . import paths
 from .encoders import ClipEncoder, DinoEncoder
 from .extraction import PairedDataset, extract
 from .model import SPARC
+from .parallel import each
 from .profiles import Profile, Setting
 from .scenes import MiniWorldDataset
 from .stages import stage
@@ -34,6 +37,17 @@ def dataset(profile: Profile, split: str) -> PairedDataset:
     if profile.data.kind == "miniworld":
         return MiniWorldDataset(split, getattr(profile.data, split), profile.data.seed)
     raise NotImplementedError(f"profile {profile.name}: no loader for {profile.data.kind!r} data; use mini or smoke")
+
+
+def control(profile: Profile) -> Profile:
+    """The profile of the random-weight control: fewer training scenes where `data.control_train` says so, all else
+    equal, and as many training steps, so that only the encoders differ."""
+    full, fewer = profile.data.train, profile.data.control_train
+    if fewer is None:
+        return profile
+    epochs = round(profile.sparc.epochs * full / fewer)
+    return dataclasses.replace(profile, data=dataclasses.replace(profile.data, train=fewer),
+                               sparc=dataclasses.replace(profile.sparc, epochs=epochs))
 
 
 def encoders(profile: Profile, random_weights: int | None = None, device: str = "cpu",
@@ -90,3 +104,15 @@ def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, 
     folder = stage("sparc", inputs, build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     return Run(model.eval(), pd.read_csv(folder / "history.csv"))
+
+
+def trained_all(profile: Profile, store: FeatureStore, seeds: Sequence[int] | None = None,
+                progress: bool = True) -> dict[tuple[str, int], Run]:
+    """{(setting, seed): run} of every headline setting of the profile and its seeds, trained side by side."""
+    jobs = [(setting, seed) for setting in profile.settings for seed in (profile.seeds if seeds is None else seeds)]
+    each(_train_one, [(profile, *job, store.directory) for job in jobs], "training", progress=progress)
+    return {(setting.name, seed): trained(profile, setting, seed, store) for setting, seed in jobs}
+
+
+def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> None:
+    trained(profile, setting, seed, FeatureStore.open(store), progress=False)

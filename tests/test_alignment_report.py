@@ -129,7 +129,7 @@ def test_all_settings_with_their_controls(store, monkeypatch):
     monkeypatch.setattr(ar, "features", features)
     monkeypatch.setattr(ar, "trained", Trained)
     monkeypatch.setattr(ar, "untrained", lambda profile, setting, seed, store: sparc(store, setting.gate))
-    report = ar.report_with_controls(profile, TAXONOMY, progress=False)
+    report = ar.report_with_controls(profile, TAXONOMY, progress=False, n_jobs=1)
     assert set(asked) == {(split, weights) for split in ("train", "test") for weights in (None, ar.RANDOM)}
     groups = report.jaccard.groupby(["model", "setting"]).seed.unique().map(list)
     for setting in profile.settings:

@@ -86,7 +86,7 @@ def test_missing_field_names_it_and_its_type(mini):
 @pytest.mark.parametrize("section, key, value, message", [
     ("sparc", "k", "16", r"sparc\.k must be an integer, got '16'"),
     ("sparc", "k", True, r"sparc\.k must be an integer, got True"),
-    ("sparc", "k", 2000, r"sparc\.k must be at most sparc\.n_latents \(512\), got 2000"),
+    ("sparc", "k", 2000, r"sparc\.k must be at most sparc\.n_latents \(256\), got 2000"),
     ("sparc", "gate", "both", r"sparc\.gate must be one of global, local, got 'both'"),
     ("sparc", "learning_rate", "1e-3", r"write 1\.0e-4"),
     ("sparc", "epochs", 0, r"sparc\.epochs must be above 0, got 0"),
