@@ -1,4 +1,4 @@
-"""The miniature world's class hierarchy and names, in the file format of Open Images."""
+"""Class hierarchies and names in the file format of Open Images: the miniature world's, and the real one."""
 from __future__ import annotations
 
 import csv
@@ -6,6 +6,8 @@ import json
 from functools import cache
 
 from .drawing import WORLD
+from .paths import REPO
+from .taxonomy import Taxonomy, read_class_descriptions
 
 
 @cache
@@ -19,6 +21,17 @@ def display_names() -> dict[str, str]:
     """LabelName (``/w/dog``) -> DisplayName (``Dog``)."""
     with open(WORLD / "class-descriptions.csv", newline="") as file:
         return {row["LabelName"]: row["DisplayName"] for row in csv.DictReader(file)}
+
+
+def open_images_taxonomy(column_order: str = "right") -> Taxonomy:
+    """The 601 real Open Images classes, sorted by display name as label columns are (F1: `column_order`).
+
+    Reads the copies of the public metadata in ``tests/data/openimages_meta``.
+    """
+    folder = REPO / "tests" / "data" / "openimages_meta"
+    tree = json.loads((folder / "bbox_labels_600_hierarchy.json").read_text())
+    names = read_class_descriptions(folder / "oidv7-class-descriptions-boxable.csv")
+    return Taxonomy.from_open_images(tree, sorted(names.values()), names, column_order)
 
 
 @cache
