@@ -1,26 +1,25 @@
 """The steps the notebooks share: a profile's data, features and trained models, each built once and then reused."""
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import pandas as pd
 import torch
 
-from . import paths
-from .encoders import ClipEncoder, DinoEncoder
+from . import data_sets
+from .encoders import ClipEncoder, DinoEncoder, demand_input_sizes
 from .extraction import PairedDataset, extract
 from .model import SPARC
 from .profiles import Profile, Setting
-from .scenes import MiniWorldDataset
 from .stages import stage
 from .store import FeatureStore
 from .training import TrainConfig, train
 
 SPLITS = ("train", "val", "test")
 RANDOM = 0                                       # seed of the random-weight encoders, the control of every result
-_WORLD = ("scenes", "drawing", "backdrops", "captions", "taxonomy_file")
 
 
 def best_device() -> str:
@@ -30,32 +29,38 @@ def best_device() -> str:
 
 @lru_cache(maxsize=6)
 def dataset(profile: Profile, split: str) -> PairedDataset:
-    """The image-caption pairs of a split. Raises NotImplementedError for data this version cannot read yet."""
-    if profile.data.kind == "miniworld":
-        return MiniWorldDataset(split, getattr(profile.data, split), profile.data.seed)
-    raise NotImplementedError(f"profile {profile.name}: no loader for {profile.data.kind!r} data; use mini or smoke")
+    """The image-caption pairs of a split. Raises DataError when its images are missing."""
+    return data_sets.load_whole(profile, split)
+
+
+def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
+    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label names."""
+    return data_sets.concepts(profile, classes)
+
+
+def loaders(profile: Profile) -> int:
+    """Processes that read and resize photographs while the encoders work; scenes are drawn faster than one could pass them."""
+    return 0 if profile.data.kind == "miniworld" else min(16, (os.cpu_count() or 2) - 1)
 
 
 def encoders(profile: Profile, random_weights: int | None = None, device: str = "cpu",
              offline: bool = False) -> tuple[DinoEncoder, ClipEncoder]:
     """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never trained."""
     dino, clip = profile.encoders.dino, profile.encoders.clip
-    common = dict(offline=offline, random_weights=random_weights, device=device)
-    return (DinoEncoder(dino.location, revision=dino.revision, **common),
-            ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common))
+    common = dict(offline=offline, random_weights=random_weights, device=device, precision=profile.encoders.precision)
+    found = (DinoEncoder(dino.location, revision=dino.revision, **common),
+             ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common))
+    demand_input_sizes(*found, (dino.resize, dino.image_size), clip.image_size)
+    return found
 
 
 def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True) -> FeatureStore:
     """Features of a split under the profile's encoders, extracted on first use."""
     dino, clip = encoders(profile, random_weights, best_device())
-    here = Path(__file__).parent
-    inputs = {"split": split, "n": getattr(profile.data, split), "kind": profile.data.kind, "seed": profile.data.seed,
-              "max_samples": profile.data.max_samples, "dino": dino.fingerprint, "clip": clip.fingerprint}
-    if profile.data.kind == "miniworld":
-        inputs["world"] = [here / f"{name}.py" for name in _WORLD] + [here / "world"]
+    inputs = data_sets.inputs(profile, split) | {"dino": dino.fingerprint, "clip": clip.fingerprint}
     folder = stage(f"features-{split}", inputs, lambda partial: extract(
         dataset(profile, split), dino, clip, partial / "store", batch_size=profile.encoders.batch_size,
-        progress=progress))
+        workers=loaders(profile), progress=progress))
     return FeatureStore.open(folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint})
 
 

@@ -100,7 +100,7 @@ def test_another_archive_than_the_published_is_refused(tmp_path):
     ("instances", lambda text: json.dumps({"annotations": {}, "categories": []}), "field 'annotations' is not a list"),
     ("captions", lambda text: json.dumps({**json.loads(text), "annotations": []}), "image 549 and 7 others have no caption"),
     ("captions", lambda text: text.replace('"caption"', '"title"'), r"an entry lacks or misuses a field \(KeyError: 'caption'"),
-    ("instances", lambda text: text.replace('"category_id": 18', '"category_id": 99'), r"lacks or misuses a field \(KeyError: 99"),
+    ("instances", lambda text: text.replace('"category_id": 18', '"category_id": 99'), r"an entry lacks or misuses a field \(KeyError: 99"),
 ])
 def test_broken_annotations_are_refused(folder, name, change, message):
     path = folder / f"annotations/{name}_val2017.json"
