@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Sequence
@@ -9,12 +10,13 @@ from typing import NamedTuple, Sequence
 import pandas as pd
 import torch
 
-from . import data_sets
+from . import data_sets, paths
 from .encoders import ClipEncoder, DinoEncoder, demand_input_sizes
 from .extraction import PairedDataset, extract
 from .model import SPARC
 from .profiles import Profile, Setting
-from .stages import stage
+from .shards import merge, place
+from .stages import is_finished, stage
 from .store import FeatureStore
 from .training import TrainConfig, train
 
@@ -57,11 +59,31 @@ def encoders(profile: Profile, random_weights: int | None = None, device: str = 
 def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True) -> FeatureStore:
     """Features of a split under the profile's encoders, extracted on first use."""
     dino, clip = encoders(profile, random_weights, best_device())
-    inputs = data_sets.inputs(profile, split) | {"dino": dino.fingerprint, "clip": clip.fingerprint}
-    folder = stage(f"features-{split}", inputs, lambda partial: extract(
-        dataset(profile, split), dino, clip, partial / "store", batch_size=profile.encoders.batch_size,
-        workers=loaders(profile), progress=progress))
+
+    def build(partial: Path) -> None:
+        data, store = dataset(profile, split), partial / "store"
+        shards = place(shards_root(), data, dino, clip)
+        if shards.exists() and not store.exists():         # several processes have been at work (distributed.py)
+            merge(data, dino, clip, shards, store)
+        extract(data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress)
+        shutil.rmtree(shards, ignore_errors=True)
+
+    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip), build)
     return FeatureStore.open(folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint})
+
+
+def has_features(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> bool:
+    """Whether the features of a split under these encoders are there already."""
+    return is_finished(f"features-{split}", _feature_inputs(profile, split, dino, clip))
+
+
+def shards_root() -> Path:
+    """Where processes that extract together leave their shards until they are merged."""
+    return paths.data_root() / "shards"
+
+
+def _feature_inputs(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> dict:
+    return data_sets.inputs(profile, split) | {"dino": dino.fingerprint, "clip": clip.fingerprint}
 
 
 class Run(NamedTuple):
