@@ -1,11 +1,12 @@
 """The steps the notebooks share: a profile's data, features and trained models, each built once and then reused."""
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import pandas as pd
 import torch
@@ -14,14 +15,18 @@ from . import data_sets, paths
 from .encoders import ClipEncoder, DinoEncoder, demand_input_sizes
 from .extraction import PairedDataset, extract
 from .model import SPARC
+from .peers import ALONE, Alone
+from .planning import make_plan
 from .profiles import Profile, Setting
 from .shards import merge, place
 from .stages import is_finished, stage
 from .store import FeatureStore
-from .training import TrainConfig, train
+from .training import TrainConfig, TrainResult, train
 
+log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0                                       # seed of the random-weight encoders, the control of every result
+WORTH_TELLING = 600                              # seconds of training from which on the plan is told before it starts
 
 
 def best_device() -> str:
@@ -99,21 +104,49 @@ def untrained(profile: Profile, setting: Setting, seed: int, store: FeatureStore
                  generator=torch.Generator().manual_seed(seed))
 
 
-def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True) -> Run:
-    """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill."""
-    config = TrainConfig.from_spec(profile.sparc, cross_weight=setting.cross_weight, seed=seed)
+def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True,
+            peers: Alone = ALONE, announce: Callable[[Path], None] | None = None) -> Run:
+    """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill.
 
+    peers: the processes that train together; the first one makes this call, `announce` is told the checkpoint when it
+    begins, and the others call `fit` with it (distributed.py).
+    """
     def build(partial: Path) -> None:
-        model = untrained(profile, setting, seed, store).to(best_device())
-        result = train(model, store.resident(best_device()), config, partial / "checkpoint.pt", progress)
+        if announce:
+            announce(partial / "checkpoint.pt")
+        result = fit(profile, setting, seed, store, partial / "checkpoint.pt", progress, peers)
         torch.save(result.model.cpu().state_dict(), partial / "model.pt.partial")
         (partial / "model.pt.partial").rename(partial / "model.pt")
         result.history.to_csv(partial / "history.csv", index=False)
         (partial / "checkpoint.pt").unlink()
 
     model = untrained(profile, setting, seed, store)
-    inputs = {"store": store.digest, "model": model.config, "training": config, "init": seed,
-              "code": [Path(__file__).parent / f"{name}.py" for name in ("model", "losses", "training", "dead")]}
-    folder = stage("sparc", inputs, build)
+    folder = stage("sparc", _run_inputs(profile, setting, seed, store), build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     return Run(model.eval(), pd.read_csv(folder / "history.csv"))
+
+
+def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> bool:
+    """Whether `trained` would find this run finished."""
+    return is_finished("sparc", _run_inputs(profile, setting, seed, store))
+
+
+def fit(profile: Profile, setting: Setting, seed: int, store: FeatureStore, checkpoint: Path, progress: bool = True,
+        peers: Alone = ALONE) -> TrainResult:
+    """Train from the start or from `checkpoint`. Features are held on the device if they fit, else read as they are needed."""
+    config, device = _train_config(profile, setting, seed), best_device()
+    model = untrained(profile, setting, seed, store).to(device)
+    plan = make_plan(model, store, config, device)
+    if peers.rank == 0 and plan.seconds > WORTH_TELLING:
+        log.warning("%s, seed %d: %s", setting.name, seed, plan.describe(peers.world))
+    return train(model, store.resident(device) if plan.resident else store, config, checkpoint, progress, peers)
+
+
+def _train_config(profile: Profile, setting: Setting, seed: int) -> TrainConfig:
+    return TrainConfig.from_spec(profile.sparc, cross_weight=setting.cross_weight, seed=seed)
+
+
+def _run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+    return {"store": store.digest, "model": untrained(profile, setting, seed, store).config,
+            "training": _train_config(profile, setting, seed), "init": seed,
+            "code": [Path(__file__).parent / f"{name}.py" for name in ("model", "losses", "training", "dead")]}

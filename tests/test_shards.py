@@ -121,13 +121,13 @@ RUN = textwrap.dedent("""
     if os.environ.get("DIE") == os.environ["RANK"]:                  # killed when it writes its second stream
         real, count = os.pwrite, iter(range(99))
         os.pwrite = lambda *args: os.kill(os.getpid(), signal.SIGKILL) if next(count) == 1 else real(*args)
-    sys.exit(distributed.main(["--profile", "coco", "--split", "test"]))
+    sys.exit(distributed.main(["--profile", "coco"]))
 """)
 
 
 @pytest.mark.slow
 def test_torchrun_with_two_processes_one_of_them_killed(shrunk, tmp_path, monkeypatch):
-    """Under torchrun and gloo on the CPU: killed, repeated, merged; then the notebooks' call finds the features."""
+    """Under torchrun and gloo on the CPU: killed, repeated, merged, trained; then the notebooks' calls find it all."""
     from sparc_lib import workflow
     profile = shrunk("coco")
     (tmp_path / "run.py").write_text(RUN)
@@ -139,18 +139,24 @@ def test_torchrun_with_two_processes_one_of_them_killed(shrunk, tmp_path, monkey
                               env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **extra})
     killed = torchrun(DIE="1")
     assert killed.returncode != 0 and "Signal 9" in killed.stderr
-    assert not list((tmp_path / "data").glob("stages/features-test-*[0-9a-f]"))
+    assert not list((tmp_path / "data").glob("stages/features-train-*[0-9a-f]"))
     done = torchrun()
     assert done.returncode == 0, done.stderr[-2000:]
     assert not list((tmp_path / "data/shards").iterdir())
     monkeypatch.setattr("sparc_lib.workflow.dataset", lambda *_: pytest.fail("features were not found"))
-    together = {split: workflow.features(profile, split, progress=False) for split in ("test",)}
+    together = {split: workflow.features(profile, split, progress=False) for split in workflow.SPLITS}
+    runs = {weights: (profile, profile.settings[0], 0, workflow.features(profile, "train", weights, progress=False))
+            for weights in (None, workflow.RANDOM)}
+    assert all(workflow.has_trained(*run) for run in runs.values())
+    model = workflow.trained(*runs[None]).model
+    alone = workflow.fit(*runs[None], tmp_path / "checkpoint.pt", progress=False).model
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
     monkeypatch.undo()
     monkeypatch.setenv("SPARC_DATASETS", str(tmp_path / "sets"))
     monkeypatch.setenv("SPARC_DATA", str(tmp_path / "alone"))
-    for split, store in together.items():
-        store.verify()
-        alone = workflow.features(profile, split, progress=False)
-        assert (alone.ids, alone.captions) == (store.ids, store.captions)
-        for stream in alone.streams:                                 # batches differ, so the last bit may
-            np.testing.assert_allclose(store[stream], alone[stream], rtol=2e-3, atol=1e-3)
+    together["test"].verify()
+    single = workflow.features(profile, "test", progress=False)
+    assert (single.ids, single.captions) == (together["test"].ids, together["test"].captions)
+    for stream in single.streams:                                    # batches differ, so the last bit may
+        np.testing.assert_allclose(together["test"][stream], single[stream], rtol=2e-3, atol=1e-3)
