@@ -20,11 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple
 
-import numpy as np
 from pycocotools.coco import COCO
 
 from .download import KnownFile, RemoteFile, obtain
-from .photographs import DataError, Limits, Pairs, PhotoDataset, chosen, label_matrix, limited
+from .photographs import DataError, InstanceMask, Limits, Pairs, PhotoDataset, chosen, label_matrix, limited
 
 log = logging.getLogger(__name__)
 ARCHIVE = RemoteFile("annotations_trainval2017.zip", "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
@@ -41,13 +40,6 @@ class Files(NamedTuple):
     instances: KnownFile
 
 
-class InstanceMask(NamedTuple):
-    """One instance. column: of its class. mask: bool [height, width] of the photograph as it is stored."""
-    column: int
-    mask: np.ndarray
-    crowd: bool
-
-
 class CocoDataset(PhotoDataset):
     """A split of COCO. A label says that an instance of the class (crowds included) is annotated in the image."""
     instances_file: Path
@@ -62,15 +54,6 @@ class CocoDataset(PhotoDataset):
         found = sorted(self._instances.imgToAnns.get(int(self.image_ids[i]), []), key=lambda item: item["id"])
         return [InstanceMask(self.column_of[item["category_id"]], self._instances.annToMask(item).astype(bool),
                              bool(item["iscrowd"])) for item in found]
-
-    def class_mask(self, i: int, column: int) -> np.ndarray:
-        """Where pair i's photograph shows the class, bool [height, width]: the union of its instances."""
-        entry = self._instances.imgs[int(self.image_ids[i])]
-        union = np.zeros((entry["height"], entry["width"]), bool)
-        for instance in self.masks(i):
-            if instance.column == column:
-                union |= instance.mask
-        return union
 
 
 def files(folder: str | Path, split: str) -> Files:

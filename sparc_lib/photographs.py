@@ -37,6 +37,13 @@ class Pairs(NamedTuple):
         return Pairs(*([column[row] for row in rows] for column in self))
 
 
+class InstanceMask(NamedTuple):
+    """One instance. column: of its class. mask: bool [height, width] of the photograph as it is stored."""
+    column: int
+    mask: np.ndarray
+    crowd: bool
+
+
 def chosen(names: Sequence[str], n: int | None, seed: int) -> list[int]:
     """Rows of `n` of the names, ascending: those with the smallest SHA-256 of (seed, name).
 
