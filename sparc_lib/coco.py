@@ -5,12 +5,13 @@ A folder laid out as the publisher's archives unpack needs no network:
     annotations/{captions,instances}_{train,val}2017.json
     {train,val}2017/<12-digit image id>.jpg
 
-The 5,000 images of val2017 are the test split, as in the paper. Nothing may be tuned on them, so 5,000 images of train2017,
-always the same, are set aside as the validation split and do not occur in training.
+The 5,000 images of val2017 are the test split, as in the paper. Nothing may be tuned on them, so 5,000 images of
+train2017, always the same, are set aside as the validation split and do not occur in training.
 """
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -22,11 +23,12 @@ from typing import Iterator, Mapping, NamedTuple
 
 from pycocotools.coco import COCO
 
-from .download import KnownFile, RemoteFile, obtain
+from .download import FULL, KnownFile, RemoteFile, obtain
 from .photographs import DataError, InstanceMask, Limits, Pairs, PhotoDataset, chosen, label_matrix, limited
 
 log = logging.getLogger(__name__)
-ARCHIVE = RemoteFile("annotations_trainval2017.zip", "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+ARCHIVE = RemoteFile("annotations_trainval2017.zip",
+                     "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
                      "md5:f4bbac642086de4f52a3fdda2de5fa2c")
 IMAGES = "http://images.cocodataset.org"
 HALVES = {"train": "train2017", "val": "train2017", "test": "val2017"}      # our split -> theirs
@@ -85,7 +87,8 @@ def load(folder: str | Path, split: str, limits: Limits = Limits(), joined: bool
             told[item["image_id"]].append((item["id"], " ".join(item["caption"].split())))
     silent = [image for image, texts in told.items() if not texts]
     if silent or not told:
-        raise DataError(f"{found.captions.path}: " + (f"image {silent[0]} and {len(silent) - 1} others have no caption" if silent
+        raise DataError(f"{found.captions.path}: " + (f"image {silent[0]} and {len(silent) - 1} others have no "
+                                                      f"caption" if silent
                         else "no images") + "; the file is incomplete, delete it and run again")
     pairs = Pairs([], [], [])
     for number in _half(sorted(told), split):
@@ -104,8 +107,9 @@ def load(folder: str | Path, split: str, limits: Limits = Limits(), joined: bool
         carried = [item for item in carried if item[0] in kept]
     labels = label_matrix(pairs.image_ids, ([image for image, _ in carried], [c for _, c in carried]), len(kinds))
     places = [f"{HALVES[split]}/{image}.jpg" for image in pairs.image_ids]
-    data = CocoDataset("coco2017" if joined else "coco2017-captions", split, pairs, labels, [kind["name"] for kind in kinds],
-                       [folder / place for place in places], [f"{IMAGES}/{place}" for place in places])
+    data = CocoDataset("coco2017" if joined else "coco2017-captions", split, pairs, labels,
+                       [kind["name"] for kind in kinds], [folder / place for place in places],
+                       [f"{IMAGES}/{place}" for place in places])
     data.instances_file, data.column_of = found.instances.path, column
     return data
 
@@ -120,10 +124,10 @@ def class_tree(folder: str | Path, split: str = "test") -> tuple[dict, dict[str,
     code = {kind["name"]: f"{ROOT}/{kind['supercategory']}/{kind['name']}" for kind in kinds}
     names = {code[name]: name for name in sorted(code)}
     names |= {f"{ROOT}/{group}": f"{group} (all)" if group in code else group for group in above} | {ROOT: "Entity"}
-    return {"LabelName": ROOT, "Subcategory": [
-        {"LabelName": f"{ROOT}/{group}", "Subcategory": [{"LabelName": code[kind["name"]]} for kind in
-                                                          sorted(kinds, key=lambda kind: kind["name"])
-                                                          if kind["supercategory"] == group]} for group in above]}, names
+    below = {group: [{"LabelName": code[kind["name"]]} for kind in sorted(kinds, key=lambda kind: kind["name"])
+                     if kind["supercategory"] == group] for group in above}
+    return {"LabelName": ROOT, "Subcategory": [{"LabelName": f"{ROOT}/{group}", "Subcategory": below[group]}
+                                               for group in above]}, names
 
 
 def _half(numbers: list[int], split: str) -> list[int]:
@@ -139,10 +143,12 @@ def _document(path: Path, needed: tuple[str, ...]) -> Mapping:
         document = json.loads(path.read_bytes())
         missing = [field for field in needed if not isinstance(document[field], list)]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a COCO annotation file ({type(error).__name__}: {error}); truncated? Delete it and run "
+        raise DataError(f"{path}: not a COCO annotation file ({type(error).__name__}: {error}); truncated? Delete it "
+                        f"and run "
                         "again") from error
     if missing:
-        raise DataError(f"{path}: field {missing[0]!r} is not a list; this is no COCO annotation file, delete it and run again")
+        raise DataError(f"{path}: field {missing[0]!r} is not a list; this is no COCO annotation file, delete it and "
+                        f"run again")
     return document
 
 
@@ -152,7 +158,8 @@ def _fields_of(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: an entry lacks or misuses a field ({type(error).__name__}: {error}); this is not the published "
+        raise DataError(f"{path}: an entry lacks or misuses a field ({type(error).__name__}: {error}); this is not "
+                        f"the published "
                         "file, delete it and run again") from error
 
 
@@ -161,13 +168,20 @@ def _unpack(archive: Path, folder: Path) -> None:
     (folder / "annotations").mkdir(exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as packed:
-            for name in sorted({f"annotations/{kind}_{half}.json" for kind in Files._fields for half in HALVES.values()}):
+            for name in sorted({f"annotations/{kind}_{half}.json" for kind in Files._fields
+                                for half in HALVES.values()}):
                 aside = folder / (name + ".tmp")
                 with packed.open(name) as source, open(aside, "wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
                 aside.rename(folder / name)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{archive}: not the archive of the COCO annotations ({error}); delete it and run again") from error
+        raise DataError(f"{archive}: not the archive of the COCO annotations ({error}); delete it and run "
+                        "again") from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(errno.ENOSPC, f"{folder / 'annotations'}: disk full while unpacking. Free space, or move the data "
+                                    "sets with --data-root (SPARC_DATASETS), and run again") from error
 
 
 def _quiet(path: Path) -> COCO:

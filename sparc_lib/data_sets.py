@@ -24,7 +24,7 @@ class Concepts(NamedTuple):
 
 
 def folder(profile: Profile) -> Path:
-    """Where the profile's photographs and annotations lie. Raises ValueError for the miniature world, which has none."""
+    """Where the profile's photographs and annotations lie. Raises ValueError for the miniature world."""
     if profile.data.kind not in PUBLISHED:
         raise ValueError(f"profile {profile.name}: its scenes are drawn on demand, there is nothing to download")
     return paths.datasets_root() / profile.data.kind
@@ -49,7 +49,8 @@ def load_whole(profile: Profile, split: str) -> PairedDataset:
 def inputs(profile: Profile, split: str) -> dict:
     """What decides the pairs of a split, as inputs of a stage: the code that draws them, or the hashes of the files."""
     data = profile.data
-    chosen = {"split": split, "n": getattr(data, split), "kind": data.kind, "seed": data.seed, "max_samples": data.max_samples}
+    chosen = {"split": split, "n": getattr(data, split), "kind": data.kind, "seed": data.seed,
+              "max_samples": data.max_samples}
     if data.kind == "miniworld":
         return chosen | {"world": [HERE / f"{name}.py" for name in WORLD] + [HERE / "world"]}
     return chosen | {"files": [file.sha256 for file in PUBLISHED[data.kind].files(folder(profile), split)]}

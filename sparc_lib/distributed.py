@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node 8 -m sparc_lib.distributed --profile openimages
 
-Each process extracts its shard of every split; when all are done, the first one merges them into the very stage that the
-notebooks look for. Then every model is trained by all of them together. After a kill the same command goes on.
+Each process extracts its shard of every split; when all are done, the first one merges them into the very stage that
+the notebooks look for. Then every model is trained by all of them together. After a kill the same command goes on.
 """
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Rank(NamedTuple):
     @classmethod
     def of_environment(cls) -> Rank:
         """As torchrun says; a process of its own without it."""
-        return cls(*(int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
+        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
 
     @property
     def device(self) -> str:
@@ -96,7 +97,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="torchrun -m sparc_lib.distributed", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=None)
     parser.add_argument("--data-root", default=None, help="the data sets coco/ and open_images/")
-    parser.add_argument("--split", action="append", choices=workflow.SPLITS, help="extract only this one; may be repeated")
+    parser.add_argument("--split", action="append", choices=workflow.SPLITS, help="extract only this one; may be "
+                                                                                  "repeated")
     parser.add_argument("--no-training", action="store_true", help="extract only")
     options = parser.parse_args(arguments)
     if options.data_root:

@@ -69,18 +69,21 @@ def obtain(folder: str | Path, file: RemoteFile, offline: bool | None = None) ->
         known = _read_record(folder).get(file.name)
         if not path.exists():
             if paths.offline() if offline is None else offline:
-                raise FileNotFoundError(f"{path}: missing, and the network is not to be used (offline). Copy it there from "
+                raise FileNotFoundError(f"{path}: missing, and the network is not to be used (offline). Copy it there "
+                                        f"from "
                                         f"{file.url}, or run once without --offline")
             _download(folder, file, known)
         elif known is not None and _Entry.of(path, known.sha256) == known:
             return KnownFile(path, known.sha256)
         algorithm, _, published = (file.known_hash or "").partition(":")
         if published and pooch.file_hash(str(path), algorithm) != published:
-            raise HashError(f"{path}: its hash is not the published {file.known_hash} (truncated or replaced); delete it "
+            raise HashError(f"{path}: its hash is not the published {file.known_hash} (truncated or replaced); delete "
+                            f"it "
                             "and run again")
         sha256 = file_sha256(path)
         if known is not None and known.sha256 != sha256:
-            raise HashError(f"{path}: its sha256 is {sha256}, but {folder / RECORD} recorded {known.sha256} when it was first "
+            raise HashError(f"{path}: its sha256 is {sha256}, but {folder / RECORD} recorded {known.sha256} when it "
+                            f"was first "
                             "seen. Delete the file to download it again, or its entry there if the change is meant")
         _write_record(folder, file.name, _Entry.of(path, sha256))
         return KnownFile(path, sha256)
@@ -96,13 +99,16 @@ def _download(folder: Path, file: RemoteFile, known: _Entry | None) -> None:
     try:
         store.fetch(file.name, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
     except ValueError as error:
-        raise HashError(f"{file.url}: what was downloaded has not the hash {wanted} ({error}); the file there has changed or "
+        raise HashError(f"{file.url}: what was downloaded has not the hash {wanted} ({error}); the file there has "
+                        f"changed or "
                         f"a proxy alters it. Put the right file at {folder / file.name}") from error
     except OSError as error:                     # requests' errors are OSErrors too
         if error.errno in FULL:
-            raise OSError(errno.ENOSPC, f"{folder / file.name}: disk full while downloading. Free space, or move the data "
+            raise OSError(errno.ENOSPC, f"{folder / file.name}: disk full while downloading. Free space, or move the "
+                                        f"data "
                                         "sets with --data-root (SPARC_DATASETS), and run again") from error
-        raise FileNotFoundError(f"{folder / file.name}: missing, and {file.url} could not be fetched ({error}). Check the "
+        raise FileNotFoundError(f"{folder / file.name}: missing, and {file.url} could not be fetched ({error}). Check "
+                                f"the "
                                 "connection and run again, or copy the file there") from error
 
 

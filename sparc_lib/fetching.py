@@ -14,7 +14,7 @@ class RunError(RuntimeError):
 
 
 def use_data_root(folder: str | None) -> None:
-    """Look for the data sets in `folder` from now on, in the notebooks' processes too. Raises RunError if it is not there."""
+    """Look for the data sets in `folder` from now on, in the notebooks too. Raises RunError if it is not there."""
     if folder is None:
         return
     if not Path(folder).is_dir():
@@ -35,7 +35,8 @@ def fetch(profile_name: str | None) -> int:
             report: DownloadReport = data_sets.fetch(profile, split)
         except (OSError, ValueError, RuntimeError, requests.RequestException) as error:
             raise RunError(str(error)) from error
-        print(f"{split:<6} {report.n_present + report.n_fetched:,} of {report.n_wanted:,} images are there, {report.n_fetched:,} "
+        print(f"{split:<6} {report.n_present + report.n_fetched:,} of {report.n_wanted:,} images are there, "
+              f"{report.n_fetched:,} "
               f"({report.n_bytes / 2**30:.2f} GiB) fetched now, {len(report.missing):,} missing", flush=True)
         if report.missing:
             listed: Path = data_sets.folder(profile) / f"missing-{split}.csv"

@@ -85,7 +85,7 @@ def fetch_images(images: Iterable[RemoteImage], threads: int = 16, attempts: int
         with (tqdm(total=len(images), initial=len(images) - len(wanted), unit=" images", disable=not progress) as bar,
               ThreadPoolExecutor(threads) as pool):
             try:
-                for block in range(0, len(wanted), 64 * threads):      # blocks bound the memory of half a million futures
+                for block in range(0, len(wanted), 64 * threads):      # blocks bound the memory of the futures
                     for result in pool.map(fetcher.fetch, wanted[block:block + 64 * threads]):
                         failed = isinstance(result, Missing)
                         streak = streak + 1 if failed and not result.gone else 0
@@ -93,7 +93,8 @@ def fetch_images(images: Iterable[RemoteImage], threads: int = 16, attempts: int
                         n_bytes += 0 if failed else result
                         bar.update(not failed)
                         if streak == HOPELESS:
-                            raise ConnectionError(f"{result.url}: {result.reason}; {HOPELESS} images failed in a row. Check the "
+                            raise ConnectionError(f"{result.url}: {result.reason}; {HOPELESS} images failed in a row. "
+                                                  f"Check the "
                                                   "connection and run again: what was fetched is kept")
             except BaseException:
                 fetcher.stop.set()
@@ -122,7 +123,7 @@ class _Fetcher:
     def session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-            self._local.session.headers["Accept-Encoding"] = "identity"      # else Content-Length is of compressed bytes
+            self._local.session.headers["Accept-Encoding"] = "identity"      # Content-Length of the image itself
         return self._local.session
 
     def fetch(self, image: RemoteImage) -> int | Missing:
@@ -157,8 +158,10 @@ class _Fetcher:
             self.stop.set()                                 # nor will there be room for the others
             part.unlink(missing_ok=True)
             if error.errno in FULL:
-                raise OSError(errno.ENOSPC, f"{path}: disk full ({error.strerror}). Free space, or move the data sets with "
-                                            "--data-root (SPARC_DATASETS), and run again: what was fetched is kept") from error
+                raise OSError(errno.ENOSPC, f"{path}: disk full ({error.strerror}). Free space, or move the data sets "
+                                            f"with "
+                                            "--data-root (SPARC_DATASETS), and run again: what was fetched is "
+                                            "kept") from error
             raise
 
 
@@ -180,7 +183,8 @@ def _demand_space(wanted: Sequence[RemoteImage], fetcher: _Fetcher) -> None:
     log.info("%d images, about %.1f GiB; %.1f GiB are free", len(wanted), need / 2**30, free / 2**30)
     if need > free:
         raise OSError(errno.ENOSPC, f"{wanted[0].path.parent}: {len(wanted)} images need about {need / 2**30:.1f} GiB, "
-                                    f"{free / 2**30:.1f} GiB are free. Free space, move the data sets with --data-root, or set "
+                                    f"{free / 2**30:.1f} GiB are free. Free space, move the data sets with "
+                                    f"--data-root, or set "
                                     "max_samples in the profile")
 
 

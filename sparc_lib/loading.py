@@ -45,7 +45,8 @@ def to_host(features: torch.Tensor) -> Callable[[], np.ndarray]:
 
 
 class Images(Dataset):
-    """Images decoded and preprocessed for both encoders. Item g: (g, DINO pixels, CLIP pixels, None), or (g, None, None, reason) for an unreadable image."""
+    """Images decoded and preprocessed for both encoders. Item g: (g, DINO pixels, CLIP pixels, None), or
+    (g, None, None, reason) for an unreadable image."""
     def __init__(self, dataset: PairedDataset, rows: Sequence[int], dino: Callable, clip: Callable):
         self.dataset, self.rows, self.dino, self.clip = dataset, rows, dino, clip
 

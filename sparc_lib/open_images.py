@@ -1,6 +1,7 @@
 """Open Images V7 with Localized Narratives, the data of the paper: 507,444 + 41,691 + 126,020 captioned images.
 
-Labels are the human-verified ones of the 601 boxable classes (Confidence 1). A folder laid out as here needs no network:
+Labels are the human-verified ones of the 601 boxable classes (Confidence 1). A folder laid out as here needs no
+network:
 
     oidv7-class-descriptions-boxable.csv   bbox_labels_600_hierarchy.json
     {train,validation,test}-annotations-human-imagelabels-boxable.csv
@@ -60,8 +61,10 @@ class Source:
         except (ValueError, AttributeError) as error:
             raise DataError(f"{path}: not a JSON object ({error}); mend or delete it") from error
         if wrong or "name" not in raw:
-            raise DataError(f"{path}: field {', '.join(wrong) or 'name'} is unknown, missing or of the wrong type; known are "
-                            f"{', '.join(f'{name} ({kind.__name__})' for name, kind in kinds.items())}, and name is a must")
+            raise DataError(f"{path}: field {', '.join(wrong) or 'name'} is unknown, missing or of the wrong type; "
+                            f"known are "
+                            f"{', '.join(f'{name} ({kind.__name__})' for name, kind in kinds.items())}, and name is a "
+                            f"must")
         log.warning("%s: this is %r, not the published data set", path, raw["name"])
         return cls(**raw)
 
@@ -80,7 +83,8 @@ def files(folder: str | Path, split: str) -> Files:
     table = f"{_folder(split)}-annotations-human-imagelabels-boxable.csv"
     return Files(*(obtain(folder, file) for file in (
         RemoteFile(CLASSES, source.classes), RemoteFile(HIERARCHY, source.hierarchy),
-        RemoteFile(table, f"{source.labels}/{table}"), RemoteFile(CAPTIONS[split], f"{source.captions}/{CAPTIONS[split]}"))))
+        RemoteFile(table, f"{source.labels}/{table}"),
+        RemoteFile(CAPTIONS[split], f"{source.captions}/{CAPTIONS[split]}"))))
 
 
 def load(folder: str | Path, split: str, limits: Limits = Limits()) -> PhotoDataset:
@@ -106,8 +110,8 @@ def class_names(folder: str | Path) -> dict[str, str]:
     names = read_class_descriptions(path)
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice or not names:
-        raise DataError(f"{path}: " + (f"display name {twice[0]!r} belongs to several classes" if twice else "no classes")
-                        + "; download the file again")
+        reason = f"display name {twice[0]!r} belongs to several classes" if twice else "no classes"
+        raise DataError(f"{path}: {reason}; download the file again")
     return names
 
 
@@ -163,7 +167,8 @@ def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndar
             part = part[(part.Confidence == 1) & part.ImageID.isin(images)]
             columns = part.LabelName.map(column)
             if columns.isna().any():
-                raise DataError(f"{path}: class {part.LabelName[columns.isna()].iloc[0]!r} is not in {CLASSES}; the two files are "
+                raise DataError(f"{path}: class {part.LabelName[columns.isna()].iloc[0]!r} is not in {CLASSES}; the "
+                                f"two files are "
                                 "of different versions, download both again")
             found.append((part.ImageID.to_numpy(), columns.to_numpy(np.int64)))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -171,7 +176,8 @@ def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndar
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: not the expected label table ({error}); it needs the columns ImageID, LabelName and a "
+        raise DataError(f"{path}: not the expected label table ({error}); it needs the columns ImageID, LabelName and "
+                        f"a "
                         "numeric Confidence. Delete it and run again") from error
     if not found:
         return np.array([], str), np.array([], np.int64)

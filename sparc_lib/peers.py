@@ -1,7 +1,8 @@
 """Data-parallel training: every process takes its rows of each batch, and all take the same step.
 
-The loss is a mean over samples, so the batch's gradient is the sum of the parts' gradients, each weighted with its share of
-the samples. A latent has fired if it fired for some process: the smallest counter is the right one. `ALONE` does nothing.
+The loss is a mean over samples, so the batch's gradient is the sum of the parts' gradients, each weighted with its
+share of the samples. A latent has fired if it fired for some process: the smallest counter is the right one. `ALONE`
+does nothing.
 """
 from __future__ import annotations
 
@@ -66,10 +67,12 @@ class Peers(Alone):
 
     def mean(self, terms: LossTerms, share: float) -> LossTerms:
         parts = [getattr(terms, field.name) for field in dataclasses.fields(terms)]
-        flat = torch.stack([value for part in parts for value in (part.values() if isinstance(part, dict) else [part])]) * share
+        flat = torch.stack([value for part in parts
+                            for value in (part.values() if isinstance(part, dict) else [part])]) * share
         dist.all_reduce(flat)
         values = iter(flat)
-        return type(terms)(*({key: next(values) for key in part} if isinstance(part, dict) else next(values) for part in parts))
+        return type(terms)(*({key: next(values) for key in part} if isinstance(part, dict) else next(values)
+                             for part in parts))
 
     def barrier(self) -> None:
         dist.barrier()

@@ -111,7 +111,9 @@ class PhotoDataset:
         missing = absent(images)
         if not missing:
             return
-        told = f"{missing[0].path.parent}: {len(missing)} of {len(images)} images are missing, the first is {missing[0].path.name}"
+        first = missing[0].path
+        told = f"{first.parent}: {len(missing)} of {len(images)} images are missing, the first is {first.name}"
         if len(missing) > TOLERATED * len(images):
-            raise DataError(f"{told}. Get them with: {command}; or point --data-root (SPARC_DATASETS) to where they are")
+            raise DataError(f"{told}. Get them with: {command}; or point --data-root (SPARC_DATASETS) to where they "
+                            f"are")
         log.warning("%s; extraction skips and lists them. To get them: %s", told, command)

@@ -1,4 +1,4 @@
-"""What a training run will take, found out before it starts: steps, time, memory, and whether the features fit on the device."""
+"""What a training run will take, found out before it starts: steps, time, memory, and whether the features fit."""
 from __future__ import annotations
 
 import copy
@@ -18,8 +18,8 @@ SPARE = 0.1                                    # share of the free memory that i
 
 
 class TrainPlan(NamedTuple):
-    """Bytes: model with gradients and the two moments of Adam; one batch's work; all features as float16; free on the device
-    before any of it but the model (None: unknown). step_seconds: of one process."""
+    """Bytes: model with gradients and the two moments of Adam; one batch's work; all features as float16; free on the
+    device before any of it but the model (None: unknown). step_seconds: of one process."""
     n_steps: int
     step_seconds: float
     model_bytes: int
@@ -41,7 +41,8 @@ class TrainPlan(NamedTuple):
         """One line for people. world: processes that share every batch."""
         gib = [f"{size / 2**30:.1f} GiB" for size in (self.model_bytes, self.batch_bytes, self.feature_bytes)]
         where = "held on the device" if self.resident else "streamed from the disk, for they do not fit"
-        return (f"{self.n_steps:,} steps of {1000 * self.step_seconds:.1f} ms, about {self.seconds / 3600:.1f} h by one process"
+        return (f"{self.n_steps:,} steps of {1000 * self.step_seconds:.1f} ms, about {self.seconds / 3600:.1f} h by "
+                f"one process"
                 + (f", shared by {world}" if world > 1 else "")
                 + f"; memory {gib[0]} for the model, {gib[1]} for a batch, {gib[2]} of features, {where}")
 
@@ -52,7 +53,7 @@ def make_plan(model: SPARC, store: FeatureStore, config: TrainConfig, device: st
     item = next(model.parameters()).element_size()
     model_bytes = 4 * item * sum(parameter.numel() for parameter in model.parameters())
     width, streams = sum(store.dims.values()), len(store.dims)
-    # pre-activations of all streams and their sum; features, and per ordered pair a reconstruction, its error and gradient
+    # pre-activations of all streams and their sum; features; per ordered pair a reconstruction, its error, a gradient
     batch_bytes = item * config.batch_size * ((streams + 1) * model.n_latents + (2 + 3 * streams) * width)
     free = free_bytes(torch.device(device))
     return TrainPlan(per_epoch * config.epochs, _step_seconds(model, store, config, device), model_bytes, batch_bytes,
@@ -65,7 +66,8 @@ def _step_seconds(model: SPARC, store: FeatureStore, config: TrainConfig, device
     optimizer, took = make_optimizer(twin, config.lr), []
     began = time.perf_counter()
     for batch in islice(store.batches(config.batch_size, shuffle=False, device=device), TIMED + 1):
-        train_step(twin, optimizer, {name: batch[name] for name in twin.streams}, config.cross_weight, config.aux_weight)
+        streams = {name: batch[name] for name in twin.streams}
+        train_step(twin, optimizer, streams, config.cross_weight, config.aux_weight)
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         ended = time.perf_counter()

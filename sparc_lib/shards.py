@@ -1,7 +1,7 @@
-"""Extraction in shards: each process makes a feature store of its share of the images, and merging puts every row in its place.
+"""Extraction in shards: each process makes a store of its share of the images; merging puts every row in its place.
 
-A shard is a whole store of its own, so it resumes after a kill and is checked like any other. Shards cut between images, never
-between the captions of one.
+A shard is a whole store of its own, so it resumes after a kill and is checked like any other. Shards cut between
+images, never between the captions of one.
 """
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Shard:
             raise ValueError(f"rank {rank} of {world}: ranks run from 0 to {world - 1}")
         number = {image: k for k, image in enumerate(dict.fromkeys(dataset.image_ids))}
         if len(number) < world:
-            raise ValueError(f"{dataset.name}/{dataset.split} has {len(number)} images for {world} processes; use fewer")
+            raise ValueError(f"{dataset.name}/{dataset.split} has {len(number)} images for {world} processes; use "
+                             f"fewer")
         first, last = len(number) * rank // world, len(number) * (rank + 1) // world
         self.rows = [row for row, image in enumerate(dataset.image_ids) if first <= number[image] < last]
         self.whole, self.classes = dataset, dataset.classes
@@ -62,17 +63,18 @@ def extract_shard(dataset: PairedDataset, dino: DinoEncoder, clip: ClipEncoder, 
 def merge(dataset: PairedDataset, dino: DinoEncoder, clip: ClipEncoder, folder: Path, out: Path) -> FeatureStore:
     """The store `out` that one process would have made, from all shards in `folder`, row by row bit for bit theirs.
 
-    Raises StoreError when shards are missing, are from runs with different numbers of processes, or do not fit the data.
+    Raises StoreError when shards are missing, come from runs with different numbers of processes, or do not fit.
     """
-    stores = [FeatureStore.open(path, {"dino": dino.fingerprint, "clip_img": clip.fingerprint, "clip_txt": clip.fingerprint})
-              for path in _complete(folder)]
+    expected = {"dino": dino.fingerprint, "clip_img": clip.fingerprint, "clip_txt": clip.fingerprint}
+    stores = [FeatureStore.open(path, expected) for path in _complete(folder)]
     samples = Samples(list(dataset.ids), list(dataset.image_ids), list(dataset.captions), clean_labels(dataset.labels),
                       list(dataset.classes))
     row_of = {name: row for row, name in enumerate(samples.ids)}
     skipped = [item for store in stores for item in store.manifest.skipped]
-    there = [name for store in stores for name in (*store.ids, *(lost for item in store.manifest.skipped for lost in item.ids))]
+    there = [name for store in stores for name in store.ids] + [name for item in skipped for name in item.ids]
     if len(there) != len(row_of) or set(there) != set(row_of):
-        raise StoreError(f"{folder}: the shards hold {len(there)} pairs, {dataset.name}/{dataset.split} has {len(row_of)}; delete "
+        raise StoreError(f"{folder}: the shards hold {len(there)} pairs, {dataset.name}/{dataset.split} has "
+                         f"{len(row_of)}; delete "
                          "the folder and extract again")
     keep = np.sort([row_of[name] for store in stores for name in store.ids])
     new_row = {samples.ids[row]: place for place, row in enumerate(keep)}
@@ -82,8 +84,8 @@ def merge(dataset: PairedDataset, dino: DinoEncoder, clip: ClipEncoder, folder: 
         for name in store.streams:
             for start in range(0, len(rows), BLOCK):
                 writer.write(name, rows[start:start + BLOCK], store[name][start:start + BLOCK])
-    writer.finish(out, samples.take(keep), {s.name: s.encoder for s in stores[0].manifest.streams}, dataset=dataset.name,
-                  split=dataset.split, fingerprint=identify(dataset, dino, clip), skipped=skipped)
+    writer.finish(out, samples.take(keep), {s.name: s.encoder for s in stores[0].manifest.streams},
+                  dataset=dataset.name, split=dataset.split, fingerprint=identify(dataset, dino, clip), skipped=skipped)
     log.info("%s: merged %d shards, %d pairs", out, len(stores), len(keep))
     return FeatureStore.open(out)
 
@@ -94,10 +96,12 @@ def _complete(folder: Path) -> list[Path]:
     ranks = {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
     worlds = {world for _, world in ranks.values()}
     if len(worlds) > 1:
-        raise StoreError(f"{folder}: shards of runs with {' and '.join(map(str, sorted(worlds)))} processes; delete those of one")
+        raise StoreError(f"{folder}: shards of runs with {' and '.join(map(str, sorted(worlds)))} processes; delete "
+                         f"those of one")
     world = worlds.pop() if worlds else 0
     missing = sorted(set(range(world)) - {rank for rank, _ in ranks.values()})
     if missing or not world:
-        raise StoreError(f"{folder}: " + (f"shards {missing} of {world} are not finished" if world else "no finished shard")
+        raise StoreError(f"{folder}: " + (f"shards {missing} of {world} are not finished" if world else "no finished "
+                                                                                                        "shard")
                          + "; run the sharded extraction again, it goes on where it was, or delete the folder")
     return sorted(ranks)

@@ -46,7 +46,7 @@ def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
 
 
 def loaders(profile: Profile) -> int:
-    """Processes that read and resize photographs while the encoders work; scenes are drawn faster than one could pass them."""
+    """Processes that read and resize photographs while the encoders work; drawing a scene is too fast to hand over."""
     return 0 if profile.data.kind == "miniworld" else min(16, (os.cpu_count() or 2) - 1)
 
 
@@ -133,7 +133,7 @@ def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureSto
 
 def fit(profile: Profile, setting: Setting, seed: int, store: FeatureStore, checkpoint: Path, progress: bool = True,
         peers: Alone = ALONE) -> TrainResult:
-    """Train from the start or from `checkpoint`. Features are held on the device if they fit, else read as they are needed."""
+    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed."""
     config, device = _train_config(profile, setting, seed), best_device()
     model = untrained(profile, setting, seed, store).to(device)
     plan = make_plan(model, store, config, device)
