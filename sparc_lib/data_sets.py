@@ -30,29 +30,37 @@ def folder(profile: Profile) -> Path:
     return paths.datasets_root() / profile.data.kind
 
 
-def load(profile: Profile, split: str) -> PairedDataset:
-    """The image-caption pairs of a split. Photographs may still be missing: see `PhotoDataset.demand_images`."""
+def load(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
+    """The image-caption pairs of a split. Photographs may still be missing: see `PhotoDataset.demand_images`.
+
+    single_captions: a pair per caption also in COCO, where an image has one pair of all its captions otherwise (F15).
+    """
     data = profile.data
     if data.kind == "miniworld":
         return MiniWorldDataset(split, getattr(data, split), data.seed)
-    return PUBLISHED[data.kind].load(folder(profile), split, Limits(getattr(data, split), data.max_samples, data.seed))
+    limits = Limits(getattr(data, split), data.max_samples, data.seed)
+    if data.kind == "coco":
+        return coco.load(folder(profile), split, limits, joined=not single_captions)
+    return open_images.load(folder(profile), split, limits)
 
 
-def load_whole(profile: Profile, split: str) -> PairedDataset:
+def load_whole(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
     """As `load`, but raises DataError when more than a few images are missing."""
-    data = load(profile, split)
+    data = load(profile, split, single_captions)
     if isinstance(data, PhotoDataset):
         data.demand_images(f"./run_all.sh --fetch --profile {profile.name}")
     return data
 
 
-def inputs(profile: Profile, split: str) -> dict:
+def inputs(profile: Profile, split: str, single_captions: bool = False) -> dict:
     """What decides the pairs of a split, as inputs of a stage: the code that draws them, or the hashes of the files."""
     data = profile.data
     chosen = {"split": split, "n": getattr(data, split), "kind": data.kind, "seed": data.seed,
               "max_samples": data.max_samples}
     if data.kind == "miniworld":
         return chosen | {"world": [HERE / f"{name}.py" for name in WORLD] + [HERE / "world"]}
+    if single_captions and data.kind == "coco":
+        chosen["captions"] = "single"
     return chosen | {"files": [file.sha256 for file in PUBLISHED[data.kind].files(folder(profile), split)]}
 
 

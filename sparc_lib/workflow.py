@@ -35,9 +35,12 @@ def best_device() -> str:
 
 
 @lru_cache(maxsize=6)
-def dataset(profile: Profile, split: str) -> PairedDataset:
-    """The image-caption pairs of a split. Raises DataError when its images are missing."""
-    return data_sets.load_whole(profile, split)
+def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
+    """The image-caption pairs of a split. Raises DataError when its images are missing.
+
+    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference elsewhere.
+    """
+    return data_sets.load_whole(profile, split, single_captions)
 
 
 def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
@@ -61,19 +64,20 @@ def encoders(profile: Profile, random_weights: int | None = None, device: str = 
     return found
 
 
-def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True) -> FeatureStore:
-    """Features of a split under the profile's encoders, extracted on first use."""
+def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True,
+             single_captions: bool = False) -> FeatureStore:
+    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`."""
     dino, clip = encoders(profile, random_weights, best_device())
 
     def build(partial: Path) -> None:
-        data, store = dataset(profile, split), partial / "store"
+        data, store = dataset(profile, split, single_captions), partial / "store"
         shards = place(shards_root(), data, dino, clip)
         if shards.exists() and not store.exists():         # several processes have been at work (distributed.py)
             merge(data, dino, clip, shards, store)
         extract(data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress)
         shutil.rmtree(shards, ignore_errors=True)
 
-    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip), build)
+    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip, single_captions), build)
     return FeatureStore.open(folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint})
 
 
@@ -87,8 +91,9 @@ def shards_root() -> Path:
     return paths.data_root() / "shards"
 
 
-def _feature_inputs(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> dict:
-    return data_sets.inputs(profile, split) | {"dino": dino.fingerprint, "clip": clip.fingerprint}
+def _feature_inputs(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder,
+                    single_captions: bool = False) -> dict:
+    return data_sets.inputs(profile, split, single_captions) | {"dino": dino.fingerprint, "clip": clip.fingerprint}
 
 
 class Run(NamedTuple):

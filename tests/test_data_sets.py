@@ -50,6 +50,19 @@ def test_features_follow_the_files_and_not_the_place(shrunk, tmp_path, monkeypat
     assert again.directory != first and len(again) == 4
 
 
+def test_both_caption_protocols_of_coco(shrunk):
+    """F15: one text of five captions an image, or five texts; the images are the same."""
+    profile = shrunk("coco")
+    joined, single = (workflow.features(profile, "test", progress=False, single_captions=one) for one in (False, True))
+    assert (len(joined), len(single)) == (8, 40) and joined.directory != single.directory
+    for stream in ("dino", "clip_img"):
+        np.testing.assert_allclose(single[stream][::5], joined[stream], rtol=2e-3, atol=1e-3)
+        np.testing.assert_array_equal(single[stream][::5], single[stream][4::5])
+    assert not np.allclose(single["clip_txt"][::5], joined["clip_txt"])
+    other = shrunk("openimages")
+    assert data_sets.inputs(other, "test") == data_sets.inputs(other, "test", single_captions=True)
+
+
 @pytest.mark.parametrize("name, kind", [("coco", "coco"), ("openimages", "open_images")])
 def test_missing_images_name_the_folder_and_the_command(shrunk, name, kind, tmp_path):
     profile = shrunk(name)
