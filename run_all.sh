@@ -11,6 +11,8 @@ Runs the notebooks in order and writes figures/<profile>/ and results/<profile>/
 Sets up an environment first if there is none.
 
   --profile NAME      smoke, mini (default), coco or openimages
+  --data-root DIR     the data sets coco/ and open_images/ of those profiles
+  --fetch             download the profile's images there and stop; can be repeated
   --from NN           start with notebook NN (use it to go on after a failure)
   --only NN           run notebook NN alone
   --force             build cached stages (features, trained models) anew
@@ -20,8 +22,9 @@ Sets up an environment first if there is none.
   --help              show this text
 
 Environment variables: SPARC_PROFILE (default profile), SPARC_DATA (features,
-checkpoints and data sets; default data/), SPARC_OUTPUT (parent of figures/ and
-results/; default here), SPARC_NOTEBOOKS (default notebooks/).
+checkpoints; default data/), SPARC_DATASETS (as --data-root; default datasets/ in
+SPARC_DATA), SPARC_OUTPUT (parent of figures/ and results/; default here),
+SPARC_NOTEBOOKS (default notebooks/).
 Exit code: 0 all done; 1 a notebook or test failed; 2 wrong use or no environment.
 HELP
 }
@@ -128,11 +131,11 @@ main() {
   while [ $# -gt 0 ]; do
     case "$1" in
       --help | -h) usage; exit 0 ;;
-      --profile | --from | --only)
+      --profile | --from | --only | --data-root)
         if [ $# -lt 2 ] || [ "${2#--}" != "$2" ]; then die "$1 needs a value; see --help"; fi
         shift ;;
       --offline) OFFLINE=yes ;;
-      --force | --update-notebooks | --test) ;;
+      --fetch | --force | --update-notebooks | --test) ;;
       *) die "unknown option $1; see --help" ;;
     esac
     shift

@@ -65,8 +65,16 @@ class _FrozenEncoder:
 
     def to(self, device) -> _FrozenEncoder:
         self.device = torch.device(device)
-        self.model.to(self.device)
+        self.model.to(self.device, memory_format=self._layout)
         return self
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        """Tensor cores want the channels last; on a CPU the order in memory could change last digits for no gain."""
+        return torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+
+    def _pixels(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self.device, non_blocking=True, memory_format=self._layout)
 
     def _autocast(self):
         dtype = DTYPES[self.precision]
@@ -116,7 +124,7 @@ class DinoEncoder(_FrozenEncoder):
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]."""
         with self._autocast():
-            return self.model(pixels.to(self.device, non_blocking=True)).pooler_output.float()
+            return self.model(self._pixels(pixels)).pooler_output.float()
 
 
 class ClipEncoder(_FrozenEncoder):
@@ -165,12 +173,24 @@ class ClipEncoder(_FrozenEncoder):
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, dim]."""
         with self._autocast():
-            return self.model.encode_image(pixels.to(self.device, non_blocking=True)).float()
+            return self.model.encode_image(self._pixels(pixels)).float()
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, dim]."""
         with self._autocast():
             return self.model.encode_text(self.tokenize(texts).to(self.device)).float()
+
+
+def demand_input_sizes(dino: DinoEncoder, clip: ClipEncoder, dino_sizes: tuple[int, int], clip_size: int) -> None:
+    """Raise ValueError unless the encoders preprocess as the profile says: `dino_sizes` (resize, crop) and `clip_size`, px."""
+    resize = next(step.size for step in dino.preprocess.transforms if isinstance(step, T.Resize))
+    probe = Image.new("RGB", (640, 480))
+    found = {"dino.resize": resize if isinstance(resize, int) else min(resize),
+             "dino.image_size": dino.preprocess(probe).shape[-1], "clip.image_size": clip.preprocess(probe).shape[-1]}
+    for (field, size), wanted in zip(found.items(), (*dino_sizes, clip_size)):
+        if size != wanted:
+            raise ValueError(f"profile field encoders.{field} is {wanted}, but the encoder preprocesses to {size} px; correct "
+                             "the profile, or load the encoder it was written for")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

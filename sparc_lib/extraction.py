@@ -10,10 +10,7 @@ import errno
 import hashlib
 import json
 import logging
-import re
 import shutil
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable, Protocol, Sequence
 
@@ -21,10 +18,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .journal import Journal
+from .loading import Images, collate, one_ahead, to_host
 from .store import FeatureStore
 from .store_format import Samples, Skipped, StoreError, clean_labels
 from .store_writer import StoreWriter
@@ -33,7 +31,6 @@ if TYPE_CHECKING:                    # importing transformers and open_clip take
     from .encoders import ClipEncoder, DinoEncoder
 
 log = logging.getLogger(__name__)
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class PairedDataset(Protocol):
@@ -70,7 +67,7 @@ def extract(dataset: PairedDataset, dino: DinoEncoder, clip: ClipEncoder, out_di
     samples = Samples(list(dataset.ids), list(dataset.image_ids), list(dataset.captions), clean_labels(dataset.labels),
                       list(dataset.classes))
     samples.check(f"data set {dataset.name}/{dataset.split}")
-    fingerprint = _fingerprint(dataset, samples, dino, clip)
+    fingerprint = identify(dataset, dino, clip)
     if out.exists() and not overwrite:
         store = FeatureStore.open(out)
         if store.manifest.fingerprint != fingerprint:
@@ -83,7 +80,7 @@ def extract(dataset: PairedDataset, dino: DinoEncoder, clip: ClipEncoder, out_di
         dims = {"dino": dino.dim, "clip_img": clip.dim, "clip_txt": clip.dim}
         writer, journal = _begin(partial, fingerprint, samples, dims)
         try:
-            rows = range(len(dataset))            # the pairs this process works on; a shard would be a sub-range
+            rows = range(len(dataset))
             groups = _rows_by_image(dataset.image_ids, rows)
             _encode_images(dataset, groups, dino, clip, writer, journal, batch_size, workers, commit_every, progress)
             _encode_captions(dataset, rows, clip, writer, journal, batch_size, commit_every, progress)
@@ -115,19 +112,23 @@ def extract(dataset: PairedDataset, dino: DinoEncoder, clip: ClipEncoder, out_di
 def _encode_images(dataset, groups: list[list[int]], dino, clip, writer: StoreWriter, journal: Journal, batch_size: int,
                    workers: int, commit_every: int, progress: bool) -> None:
     todo = range(journal.done["images"], len(groups))
-    loader = DataLoader(_Images(dataset, [g[0] for g in groups], dino.preprocess, clip.preprocess),
+    loader = DataLoader(Images(dataset, [g[0] for g in groups], dino.preprocess, clip.preprocess),
                         batch_sampler=[todo[i:i + batch_size] for i in range(0, len(todo), batch_size)],
-                        num_workers=workers, collate_fn=_collate, pin_memory=dino.device.type == "cuda")
+                        num_workers=workers, collate_fn=collate, pin_memory=dino.device.type == "cuda")
 
-    def encode(batch) -> int:
+    def encode(batch) -> Callable[[], int]:
         numbers, dino_pixels, clip_pixels, skipped = batch
-        journal.skipped.update(skipped)
-        if numbers:
+        features = {"dino": to_host(dino.image_features(dino_pixels)),
+                    "clip_img": to_host(clip.image_features(clip_pixels))} if numbers else {}
+
+        def write() -> int:
+            journal.skipped.update(skipped)
             repeat = [position for position, g in enumerate(numbers) for _ in groups[g]]
             rows = [row for g in numbers for row in groups[g]]
-            writer.write("dino", rows, dino.image_features(dino_pixels).cpu().numpy()[repeat])
-            writer.write("clip_img", rows, clip.image_features(clip_pixels).cpu().numpy()[repeat])
-        return len(numbers) + len(skipped)
+            for stream, arrived in features.items():
+                writer.write(stream, rows, arrived()[repeat])
+            return len(numbers) + len(skipped)
+        return write
 
     _run("images", loader, encode, len(groups), writer, journal, commit_every, progress)
 
@@ -136,52 +137,35 @@ def _encode_captions(dataset, rows: range, clip, writer: StoreWriter, journal: J
                      commit_every: int, progress: bool) -> None:
     todo = rows[journal.done["captions"]:]
 
-    def encode(batch: range) -> int:
-        texts = [dataset.captions[row] for row in batch]
-        writer.write("clip_txt", list(batch), clip.text_features(texts).cpu().numpy())
-        return len(batch)
+    def encode(batch: range) -> Callable[[], int]:
+        arrived = to_host(clip.text_features([dataset.captions[row] for row in batch]))
+
+        def write() -> int:
+            writer.write("clip_txt", list(batch), arrived())
+            return len(batch)
+        return write
 
     batches = (todo[i:i + batch_size] for i in range(0, len(todo), batch_size))
     _run("captions", batches, encode, len(rows), writer, journal, commit_every, progress)
 
 
 @torch.inference_mode()
-def _run(stage: str, batches: Iterable, encode: Callable[..., int], total: int, writer: StoreWriter, journal: Journal,
-         commit_every: int, progress: bool) -> None:
-    """Encode batch after batch; every `commit_every` of them flush the rows, then say so in the journal."""
+def _run(stage: str, batches: Iterable, encode: Callable[..., Callable[[], int]], total: int, writer: StoreWriter,
+         journal: Journal, commit_every: int, progress: bool) -> None:
+    """Encode batch after batch; every `commit_every` of them flush the rows, then say so in the journal.
+
+    `encode` starts a batch and returns what writes it. On a GPU that is called when the next batch is under way, so that the
+    GPU does not wait for the disk.
+    """
     done = journal.done[stage]
     with tqdm(total=total, initial=done, unit=f" {stage}", desc=f"{stage:8}", disable=not progress) as bar:
-        for number, batch in enumerate(batches, 1):
-            count = encode(batch)
+        for number, write in enumerate(one_ahead(map(encode, batches)), 1):
+            count = write()
             done += count
             bar.update(count)
             if number % commit_every == 0 or done == total:
                 writer.sync()
                 journal.commit(stage, done)
-
-
-class _Images(Dataset):
-    """Item g: (g, DINO pixels, CLIP pixels, None), or (g, None, None, reason) for an unreadable image."""
-    def __init__(self, dataset: PairedDataset, rows: Sequence[int], dino: Callable, clip: Callable):
-        self.dataset, self.rows, self.dino, self.clip = dataset, rows, dino, clip
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, g: int):
-        try:
-            image = self.dataset.image(self.rows[g]).convert("RGB")   # convert decodes: broken files fail here
-        except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-                raise                                                 # the machine's fault (I/O, too many open files)
-            return g, None, None, re.sub(r" at 0x\w+", "", f"{type(error).__name__}: {error}")
-        return g, self.dino(image), self.clip(image), None
-
-
-def _collate(items: list) -> tuple[list[int], torch.Tensor | None, torch.Tensor | None, dict[int, str]]:
-    good = [item for item in items if item[3] is None]
-    dino, clip = (torch.stack([item[k] for item in good]) if good else None for k in (1, 2))
-    return [item[0] for item in good], dino, clip, {item[0]: item[3] for item in items if item[3] is not None}
 
 
 def _rows_by_image(image_ids: Sequence[str], rows: range) -> list[list[int]]:
@@ -192,12 +176,13 @@ def _rows_by_image(image_ids: Sequence[str], rows: range) -> list[list[int]]:
     return list(groups.values())
 
 
-def _fingerprint(dataset: PairedDataset, samples: Samples, dino, clip) -> str:
-    """Hash of everything the store depends on."""
+def identify(dataset: PairedDataset, dino, clip) -> str:
+    """Hash of everything the store of these pairs under these encoders depends on."""
+    labels = clean_labels(dataset.labels)
     digest = hashlib.sha256(json.dumps([
-        dataset.name, dataset.split, samples.ids, samples.image_ids, samples.captions, samples.classes,
+        dataset.name, dataset.split, list(dataset.ids), list(dataset.image_ids), list(dataset.captions), list(dataset.classes),
         getattr(dataset, "fingerprint", ""), dino.fingerprint, clip.fingerprint]).encode())
-    digest.update(samples.labels.indptr.astype("<i8").tobytes() + samples.labels.indices.astype("<i8").tobytes())
+    digest.update(labels.indptr.astype("<i8").tobytes() + labels.indices.astype("<i8").tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """Where things are. Each root can be moved by one environment variable:
 
 SPARC_DATA       heavy artefacts (features, checkpoints, data sets); default data/
+SPARC_DATASETS   the photographs and annotations of coco and openimages; default datasets/ in SPARC_DATA
 SPARC_OUTPUT     parent of figures/ and results/; default the repository
 SPARC_NOTEBOOKS  the notebooks that run_all.sh executes; default notebooks/
 """
@@ -20,6 +21,16 @@ def _root(variable: str, default: Path) -> Path:
 def data_root() -> Path:
     """Heavy artefacts, never committed."""
     return _root("SPARC_DATA", REPO / "data")
+
+
+def datasets_root() -> Path:
+    """Data sets as their publishers give them, in `coco/` and `open_images/`; only downloads write here."""
+    return _root("SPARC_DATASETS", data_root() / "datasets")
+
+
+def offline() -> bool:
+    """Whether `run_all.sh --offline` forbids the network."""
+    return os.environ.get("SPARC_OFFLINE", "") not in ("", "0")
 
 
 def output_root() -> Path:

@@ -1,6 +1,7 @@
 """Figures in one style. Every function draws into the Axes it is given and returns it; notebooks save the figure."""
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -44,7 +45,7 @@ def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     from skimage.segmentation import mark_boundaries
     labels = (masks * np.arange(1, len(masks) + 1)[:, None, None]).max(0)
     out = image / 255
-    for number, colour in zip(range(1, len(masks) + 1), ((0.84, 0, 0.5), (1, 1, 0), (0, 0.9, 1), (1, 1, 1))):
+    for number, colour in zip(range(1, len(masks) + 1), cycle(((0.84, 0, 0.5), (1, 1, 0), (0, 0.9, 1), (1, 1, 1)))):
         out = mark_boundaries(out, (labels == number).astype(int), color=colour, mode="inner")
     return (out * 255).astype(np.uint8)
 

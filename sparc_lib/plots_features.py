@@ -11,19 +11,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
+from .extraction import PairedDataset
+from .instances import instance_masks
 from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, outlined
 from .profiles import Profile
-from .scenes import MiniWorldDataset
+
+LINES = 9                                       # of a caption under its picture; five captions in one are longer
 
 
-def contact_sheet(axes: Iterable[Axes], data: MiniWorldDataset, rows: Iterable[int], width: int = 31) -> None:
-    """One pair per Axes: its picture with instance masks outlined, its caption below in lines of ``width`` letters."""
+def contact_sheet(axes: Iterable[Axes], data: PairedDataset, rows: Iterable[int], width: int = 31) -> None:
+    """One pair per Axes: its picture, instances outlined where they are known, its caption below in lines of ``width``."""
     for ax, row in zip(axes, rows, strict=True):
-        scene, caption = data.pairs[row]
-        ax.imshow(outlined(scene.image(), scene.masks().instances), interpolation="nearest")
+        picture, masks = np.asarray(data.image(row).convert("RGB")), [found.mask for found in instance_masks(data, row)]
+        ax.imshow(outlined(picture, np.stack(masks)) if masks else picture, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-        ax.set_xlabel(textwrap.fill(caption.text, width), fontsize=8, loc="left", labelpad=6)
+        ax.set_xlabel(textwrap.fill(data.captions[row], width, max_lines=LINES, placeholder=" ..."), fontsize=8, loc="left", labelpad=6)
 
 
 def zipf(ax: Axes, counts: pd.Series, exponent: float, named: int = 5) -> Axes:

@@ -63,6 +63,7 @@ class EncoderSpec:
     dino: DinoSpec
     clip: ClipSpec
     batch_size: int           # images per forward pass
+    precision: Literal["float32", "bfloat16", "float16"]      # of the forward pass; features are stored as float16
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,13 @@ import nbformat
 import psutil
 
 from . import paths, suite, writeback
+from .fetching import RunError, fetch, use_data_root
 from .profiles import ProfileError, available, load_profile
 from .provenance import maxrss_mb
 from .stages import REBUILD_BEFORE
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "SPARC_OFFLINE": "1"}
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; its message is for the person at the terminal."""
 
 
 class Stopped(BaseException):
@@ -56,7 +53,8 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        return suite.run_tests() if options.test else run_notebooks(options)
+        use_data_root(options.data_root)
+        return suite.run_tests() if options.test else fetch(options.profile) if options.fetch else run_notebooks(options)
     except (RunError, ProfileError, writeback.WriteBackError) as error:
         print(f"run_all: {error}", file=sys.stderr)
         return 2
@@ -71,7 +69,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", default=None)
     parser.add_argument("--from", dest="start", default=None)
     parser.add_argument("--only", default=None)
-    for flag in ("--force", "--offline", "--update-notebooks", "--test"):
+    parser.add_argument("--data-root", default=None)
+    for flag in ("--fetch", "--force", "--offline", "--update-notebooks", "--test"):
         parser.add_argument(flag, action="store_true")
     return parser.parse_args(arguments)
 

@@ -46,7 +46,7 @@ def stage(name: str, inputs: Any, build: Callable[[Path], None], root: Path | No
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise ValueError(f"stage name {name!r}: use lower-case letters, digits, '_', '.' and '-'")
     described = _describe(inputs)
-    final = (root or paths.data_root() / "stages") / f"{name}-{_digest(described)}"
+    final = _place(name, described, root)
     partial = final.with_name(final.name + ".partial")
     if not force and _is_current(final):
         return final
@@ -72,6 +72,15 @@ def stage(name: str, inputs: Any, build: Callable[[Path], None], root: Path | No
             raise
         _replace(partial, final)
     return final
+
+
+def is_finished(name: str, inputs: Any, root: Path | None = None) -> bool:
+    """Whether `stage` would return what is there, without building."""
+    return _is_current(_place(name, _describe(inputs), root))
+
+
+def _place(name: str, described: Any, root: Path | None) -> Path:
+    return (root or paths.data_root() / "stages") / f"{name}-{_digest(described)}"
 
 
 def _is_current(folder: Path) -> bool:

@@ -185,7 +185,7 @@ class FeatureStore:
         """
         if dtype not in (torch.float16, torch.float32):
             raise ValueError(f"dtype must be torch.float16 or torch.float32, got {dtype}")
-        need, free = len(self) * sum(self.dims.values()) * dtype.itemsize, _free_bytes(torch.device(device))
+        need, free = len(self) * sum(self.dims.values()) * dtype.itemsize, free_bytes(torch.device(device))
         if free is not None and need > free:
             raise MemoryError(f"{self.directory}: {need / 2**30:.1f} GiB of features do not fit into "
                               f"{free / 2**30:.1f} GiB free on {device}; keep the memory-mapped store, or use float16")
@@ -247,7 +247,7 @@ def _stream(manifest: Manifest, name: str, directory: Path) -> StreamInfo:
     raise KeyError(f"{directory}: no stream '{name}'; this store has {[s.name for s in manifest.streams]}")
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Free memory in bytes; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

@@ -19,6 +19,7 @@ from .evaluation import CodingScores, Evaluation, encode_store, evaluate
 from .feeds import Data, as_feed, present
 from .losses import DECODER, ENCODER, LossTerms, gated_loss
 from .model import SPARC, Streams
+from .peers import ALONE, Alone
 from .profiles import SparcSpec
 from .sparse_ops import normalise_rows_
 
@@ -35,11 +36,12 @@ def make_optimizer(model: SPARC, lr: float = 1e-4) -> torch.optim.Adam:
 
 
 def train_step(model: SPARC, optimizer: torch.optim.Optimizer, streams: Streams, cross_weight: float = 1.0,
-               aux_weight: float = 1 / 32) -> LossTerms:
+               aux_weight: float = 1 / 32, peers: Alone = ALONE, share: float = 1.0) -> LossTerms:
     """One whole step: gradients, dead counters, decoder rows to unit norm, their gradients projected, optimizer.
 
     streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate counts
-    activity before the AuxK mask is taken, the local gate after (METHOD, "Dead").
+    activity before the AuxK mask is taken, the local gate after (METHOD, "Dead"). With peers, `streams` are this process's
+    rows and `share` is what part of the batch they are (`Peers.share`); the terms are still those of the whole batch.
     """
     buffers = {}
     for kind in (ENCODER, DECODER):     # last step's gradients are written over: no new pages, no zeroing
@@ -50,14 +52,17 @@ def train_step(model: SPARC, optimizer: torch.optim.Optimizer, streams: Streams,
     gated = model.select(streams)
     if model.gate == "global":
         record_activity(model, gated)
+        peers.counters(model)
     terms = gated_loss(model, gated, cross_weight, aux_weight, buffers)
-    terms.total.backward()
+    (terms.total * share).backward()
     if model.gate == "local":
         record_activity(model, gated)
+        peers.counters(model)
+    peers.gradients(model)
     for rows in model.decoder.values():
         normalise_rows_(rows.data, rows.grad)
     optimizer.step()
-    return terms.detach()
+    return peers.mean(terms.detach(), share)
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,12 @@ class TrainResult(NamedTuple):
 
 
 def train(model: SPARC, data: Data, config: TrainConfig = TrainConfig(), checkpoint: str | Path | None = None,
-          progress: bool = True) -> TrainResult:
+          progress: bool = True, peers: Alone = ALONE) -> TrainResult:
     """Train `model` in place, on its device, over a FeatureStore, anything with its `batches`, or {stream: [n, d]}.
 
     checkpoint: a file to save to and, if it exists, to go on from; the outcome is the same bit for bit as without
-    the interruption, and a finished run is returned as it is. Raises ValueError for a checkpoint of another model,
+    the interruption, and a finished run is returned as it is. peers: the processes that train this model together, all of
+    which make this call; the first one saves. Raises ValueError for a checkpoint of another model,
     configuration or data set, for missing streams and for too few samples, FloatingPointError when the loss diverges.
     """
     feed, device, path = as_feed(data), next(model.parameters()).device, Path(checkpoint) if checkpoint else None
@@ -128,9 +134,12 @@ def train(model: SPARC, data: Data, config: TrainConfig = TrainConfig(), checkpo
     optimizer = make_optimizer(model, config.lr)
     identity = {**model.config, **_decides(config), "samples": len(feed), "data": getattr(feed, "digest", None),
                 "dtype": str(next(model.parameters()).dtype)}
+    peers.barrier()                                         # so that all load the same checkpoint ...
     if path and path.exists():
         step, rows = _load(path, model, optimizer, identity)
         log.info("%s: going on after step %d of %d", path, step, n_steps)
+    saves = path is not None and peers.rank == 0
+    peers.barrier()                                         # ... before the first one saves another
     with tqdm(total=n_steps, initial=step, disable=not progress, unit="step", desc="training") as bar:
         for epoch in range(step // per_epoch, config.epochs):
             order = _generator(config.seed, 0, epoch)       # a fresh one per epoch: resuming needs no generator state
@@ -139,7 +148,8 @@ def train(model: SPARC, data: Data, config: TrainConfig = TrainConfig(), checkpo
                 step += 1
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step, n_steps)
-                terms = train_step(model, optimizer, present(model, batch, every=True), config.cross_weight, config.aux_weight)
+                mine, share = peers.share(present(model, batch, every=True))
+                terms = train_step(model, optimizer, mine, config.cross_weight, config.aux_weight, peers, share)
                 redrawn = {}
                 if config.redraw_every and step % config.redraw_every == 0:
                     redrawn = redraw_dead(model, _generator(config.seed, 1, step))
@@ -147,10 +157,10 @@ def train(model: SPARC, data: Data, config: TrainConfig = TrainConfig(), checkpo
                     rows += _record(model, terms, redrawn, optimizer, step, epoch)
                     bar.set_postfix(loss=f"{rows[-1][-1]:.4f}", refresh=False)
                 bar.update()
-                if path and config.checkpoint_steps and step % config.checkpoint_steps == 0:
+                if saves and config.checkpoint_steps and step % config.checkpoint_steps == 0:
                     _save(path, model, optimizer, identity, step, rows)
             last = epoch + 1 == config.epochs
-            if path and (last or config.checkpoint_epochs and (epoch + 1) % config.checkpoint_epochs == 0):
+            if saves and (last or config.checkpoint_epochs and (epoch + 1) % config.checkpoint_epochs == 0):
                 _save(path, model, optimizer, identity, step, rows)
     return TrainResult(model, optimizer, pd.DataFrame(rows, columns=COLUMNS), step)
 

@@ -2,28 +2,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import pandas as pd
 import torch
 
-from . import paths
-from .encoders import ClipEncoder, DinoEncoder
+from . import data_sets, paths
+from .encoders import ClipEncoder, DinoEncoder, demand_input_sizes
 from .extraction import PairedDataset, extract
 from .model import SPARC
 from .parallel import each
+from .peers import ALONE, Alone
+from .planning import make_plan
 from .profiles import Profile, Setting
-from .scenes import MiniWorldDataset
-from .stages import stage
+from .shards import merge, place
+from .stages import is_finished, stage
 from .store import FeatureStore
-from .training import TrainConfig, train
+from .training import TrainConfig, TrainResult, train
 
+log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0                                       # seed of the random-weight encoders, the control of every result
-_WORLD = ("scenes", "drawing", "backdrops", "captions", "taxonomy_file")
+WORTH_TELLING = 600                              # seconds of training from which on the plan is told before it starts
 
 
 def best_device() -> str:
@@ -32,11 +37,22 @@ def best_device() -> str:
 
 
 @lru_cache(maxsize=6)
-def dataset(profile: Profile, split: str) -> PairedDataset:
-    """The image-caption pairs of a split. Raises NotImplementedError for data this version cannot read yet."""
-    if profile.data.kind == "miniworld":
-        return MiniWorldDataset(split, getattr(profile.data, split), profile.data.seed)
-    raise NotImplementedError(f"profile {profile.name}: no loader for {profile.data.kind!r} data; use mini or smoke")
+def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
+    """The image-caption pairs of a split. Raises DataError when its images are missing.
+
+    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference elsewhere.
+    """
+    return data_sets.load_whole(profile, split, single_captions)
+
+
+def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
+    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label names."""
+    return data_sets.concepts(profile, classes)
+
+
+def loaders(profile: Profile) -> int:
+    """Processes that read and resize photographs while the encoders work; drawing a scene is too fast to hand over."""
+    return 0 if profile.data.kind == "miniworld" else min(16, (os.cpu_count() or 2) - 1)
 
 
 def control(profile: Profile) -> Profile:
@@ -54,23 +70,43 @@ def encoders(profile: Profile, random_weights: int | None = None, device: str = 
              offline: bool = False) -> tuple[DinoEncoder, ClipEncoder]:
     """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never trained."""
     dino, clip = profile.encoders.dino, profile.encoders.clip
-    common = dict(offline=offline, random_weights=random_weights, device=device)
-    return (DinoEncoder(dino.location, revision=dino.revision, **common),
-            ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common))
+    common = dict(offline=offline, random_weights=random_weights, device=device, precision=profile.encoders.precision)
+    found = (DinoEncoder(dino.location, revision=dino.revision, **common),
+             ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common))
+    demand_input_sizes(*found, (dino.resize, dino.image_size), clip.image_size)
+    return found
 
 
-def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True) -> FeatureStore:
-    """Features of a split under the profile's encoders, extracted on first use."""
+def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True,
+             single_captions: bool = False) -> FeatureStore:
+    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`."""
     dino, clip = encoders(profile, random_weights, best_device())
-    here = Path(__file__).parent
-    inputs = {"split": split, "n": getattr(profile.data, split), "kind": profile.data.kind, "seed": profile.data.seed,
-              "max_samples": profile.data.max_samples, "dino": dino.fingerprint, "clip": clip.fingerprint}
-    if profile.data.kind == "miniworld":
-        inputs["world"] = [here / f"{name}.py" for name in _WORLD] + [here / "world"]
-    folder = stage(f"features-{split}", inputs, lambda partial: extract(
-        dataset(profile, split), dino, clip, partial / "store", batch_size=profile.encoders.batch_size,
-        progress=progress))
+
+    def build(partial: Path) -> None:
+        data, store = dataset(profile, split, single_captions), partial / "store"
+        shards = place(shards_root(), data, dino, clip)
+        if shards.exists() and not store.exists():         # several processes have been at work (distributed.py)
+            merge(data, dino, clip, shards, store)
+        extract(data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress)
+        shutil.rmtree(shards, ignore_errors=True)
+
+    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip, single_captions), build)
     return FeatureStore.open(folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint})
+
+
+def has_features(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> bool:
+    """Whether the features of a split under these encoders are there already."""
+    return is_finished(f"features-{split}", _feature_inputs(profile, split, dino, clip))
+
+
+def shards_root() -> Path:
+    """Where processes that extract together leave their shards until they are merged."""
+    return paths.data_root() / "shards"
+
+
+def _feature_inputs(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder,
+                    single_captions: bool = False) -> dict:
+    return data_sets.inputs(profile, split, single_captions) | {"dino": dino.fingerprint, "clip": clip.fingerprint}
 
 
 class Run(NamedTuple):
@@ -86,22 +122,24 @@ def untrained(profile: Profile, setting: Setting, seed: int, store: FeatureStore
                  generator=torch.Generator().manual_seed(seed))
 
 
-def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True) -> Run:
-    """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill."""
-    config = TrainConfig.from_spec(profile.sparc, cross_weight=setting.cross_weight, seed=seed)
+def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True,
+            peers: Alone = ALONE, announce: Callable[[Path], None] | None = None) -> Run:
+    """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill.
 
+    peers: the processes that train together; the first one makes this call, `announce` is told the checkpoint when it
+    begins, and the others call `fit` with it (distributed.py).
+    """
     def build(partial: Path) -> None:
-        model = untrained(profile, setting, seed, store).to(best_device())
-        result = train(model, store.resident(best_device()), config, partial / "checkpoint.pt", progress)
+        if announce:
+            announce(partial / "checkpoint.pt")
+        result = fit(profile, setting, seed, store, partial / "checkpoint.pt", progress, peers)
         torch.save(result.model.cpu().state_dict(), partial / "model.pt.partial")
         (partial / "model.pt.partial").rename(partial / "model.pt")
         result.history.to_csv(partial / "history.csv", index=False)
         (partial / "checkpoint.pt").unlink()
 
     model = untrained(profile, setting, seed, store)
-    inputs = {"store": store.digest, "model": model.config, "training": config, "init": seed,
-              "code": [Path(__file__).parent / f"{name}.py" for name in ("model", "losses", "training", "dead")]}
-    folder = stage("sparc", inputs, build)
+    folder = stage("sparc", _run_inputs(profile, setting, seed, store), build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     return Run(model.eval(), pd.read_csv(folder / "history.csv"))
 
@@ -116,3 +154,29 @@ def trained_all(profile: Profile, store: FeatureStore, seeds: Sequence[int] | No
 
 def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> None:
     trained(profile, setting, seed, FeatureStore.open(store), progress=False)
+
+
+def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> bool:
+    """Whether `trained` would find this run finished."""
+    return is_finished("sparc", _run_inputs(profile, setting, seed, store))
+
+
+def fit(profile: Profile, setting: Setting, seed: int, store: FeatureStore, checkpoint: Path, progress: bool = True,
+        peers: Alone = ALONE) -> TrainResult:
+    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed."""
+    config, device = _train_config(profile, setting, seed), best_device()
+    model = untrained(profile, setting, seed, store).to(device)
+    plan = make_plan(model, store, config, device)
+    if peers.rank == 0 and plan.seconds > WORTH_TELLING:
+        log.warning("%s, seed %d: %s", setting.name, seed, plan.describe(peers.world))
+    return train(model, store.resident(device) if plan.resident else store, config, checkpoint, progress, peers)
+
+
+def _train_config(profile: Profile, setting: Setting, seed: int) -> TrainConfig:
+    return TrainConfig.from_spec(profile.sparc, cross_weight=setting.cross_weight, seed=seed)
+
+
+def _run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+    return {"store": store.digest, "model": untrained(profile, setting, seed, store).config,
+            "training": _train_config(profile, setting, seed), "init": seed,
+            "code": [Path(__file__).parent / f"{name}.py" for name in ("model", "losses", "training", "dead")]}

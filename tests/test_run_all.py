@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from sparc_lib import paths
 
 SCRIPT = paths.REPO / "run_all.sh"
-OPTIONS = ["--profile", "--from", "--only", "--force", "--offline", "--update-notebooks", "--test", "--help"]
+OPTIONS = ["--profile", "--data-root", "--fetch", "--from", "--only", "--force", "--offline", "--update-notebooks", "--test", "--help"]
 SAVE = "from sparc_lib.provenance import save_table; save_table({'x': 1}, profile, '%s_table')"
 
 

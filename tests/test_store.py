@@ -85,7 +85,7 @@ def test_resident_gives_the_same_bits(store, dtype, monkeypatch):
     resident = store.resident("cpu", dtype)
     for a, b in zip(store.batches(10, order=order), resident.batches(10, order=order), strict=True):
         assert all(torch.equal(a[s], b[s]) for s in DIMS)
-    monkeypatch.setattr("sparc_lib.store._free_bytes", lambda device: 100)
+    monkeypatch.setattr("sparc_lib.store.free_bytes", lambda device: 100)
     with pytest.raises(MemoryError, match="do not fit"):
         store.resident("cpu", dtype)
 

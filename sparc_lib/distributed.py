@@ -1,0 +1,123 @@
+"""Extraction and training on several GPUs or machines that share a disk, under torchrun:
+
+    torchrun --nproc_per_node 8 -m sparc_lib.distributed --profile openimages
+
+Each process extracts its shard of every split; when all are done, the first one merges them into the very stage that
+the notebooks look for. Then every model is trained by all of them together. After a kill the same command goes on.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from . import workflow
+from .peers import ALONE, Peers
+from .profiles import Profile, load_profile
+from .shards import extract_shard, place
+
+PATIENCE = timedelta(days=7)                   # shards need not end together
+
+
+class Rank(NamedTuple):
+    """This process among all: number, how many there are, and number on its machine."""
+    rank: int
+    world: int
+    local: int
+
+    @classmethod
+    def of_environment(cls) -> Rank:
+        """As torchrun says; a process of its own without it."""
+        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
+
+    @property
+    def device(self) -> str:
+        return f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"
+
+
+def extract_all(profile: Profile, me: Rank, splits: tuple[str, ...] = workflow.SPLITS,
+                controls: tuple[int | None, ...] = (None, workflow.RANDOM), progress: bool = True) -> None:
+    """This process's part in extracting `splits`, under the trained encoders and the random controls.
+
+    Needs torch.distributed to be initialised when there are several processes.
+    """
+    for split in splits:
+        for random_weights in controls:
+            if me.world > 1:
+                dino, clip = workflow.encoders(profile, random_weights, me.device)
+                data = workflow.dataset(profile, split)
+                if not workflow.has_features(profile, split, dino, clip):
+                    extract_shard(data, dino, clip, place(workflow.shards_root(), data, dino, clip), me.rank, me.world,
+                                  batch_size=profile.encoders.batch_size, workers=workflow.loaders(profile),
+                                  progress=progress and me.rank == 0)
+                dist.barrier()                 # no process looks for features while another still may make them
+            if me.rank == 0:
+                workflow.features(profile, split, random_weights, progress)
+            if me.world > 1:
+                dist.barrier()
+
+
+def train_all(profile: Profile, me: Rank, progress: bool = True) -> None:
+    """Every run the notebooks ask for: settings x seeds, and the random-encoder control of each setting, first seed."""
+    peers = Peers() if me.world > 1 else ALONE
+    runs = [(None, setting, seed) for setting in profile.settings for seed in profile.seeds]
+    runs += [(workflow.RANDOM, setting, profile.seeds[0]) for setting in profile.settings]
+    stores = {weights: workflow.features(profile, "train", weights, progress) for weights in (None, workflow.RANDOM)}
+    for weights, setting, seed in runs:
+        run = (profile, setting, seed, stores[weights])
+        finished = workflow.has_trained(*run)
+        peers.barrier()                        # all have looked before one of them builds
+        if finished:
+            continue
+        if me.rank == 0:
+            workflow.trained(*run, progress=progress, peers=peers, announce=_tell if me.world > 1 else None)
+        else:
+            workflow.fit(*run, _hear(), progress=False, peers=peers)
+        peers.barrier()
+
+
+def _tell(checkpoint: Path) -> None:
+    dist.broadcast_object_list([str(checkpoint)])
+
+
+def _hear() -> Path:
+    told = [None]
+    dist.broadcast_object_list(told)
+    return Path(told[0])
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="torchrun -m sparc_lib.distributed", description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default=None)
+    parser.add_argument("--data-root", default=None, help="the data sets coco/ and open_images/")
+    parser.add_argument("--split", action="append", choices=workflow.SPLITS, help="extract only this one; may be "
+                                                                                  "repeated")
+    parser.add_argument("--no-training", action="store_true", help="extract only")
+    options = parser.parse_args(arguments)
+    if options.data_root:
+        os.environ["SPARC_DATASETS"] = os.path.abspath(options.data_root)
+    me = Rank.of_environment()
+    if me.world > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(me.local)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    profile = load_profile(options.profile)
+    try:
+        extract_all(profile, me, tuple(options.split or workflow.SPLITS))
+        if not options.no_training and not options.split:
+            train_all(profile, me)
+    finally:
+        if me.world > 1:
+            dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""Fixtures: the paper's profiles with their architectures shrunk, on stand-ins of their data."""
+import pytest
+import yaml
+
+import standins
+from sparc_lib import paths
+from sparc_lib.profiles import read_profile
+from test_encoders import MEAN, STD, write_clip, write_dino
+
+PROCESSOR = {"do_resize": True, "size": {"shortest_edge": 32}, "do_center_crop": True, "resample": 3,
+             "crop_size": {"height": 28, "width": 28}, "image_mean": MEAN, "image_std": STD}
+
+
+@pytest.fixture(scope="module")
+def encoder_dirs(tmp_path_factory):
+    """The paper's architectures, shrunk, as files."""
+    folder = tmp_path_factory.mktemp("encoders")
+    (folder / "dino").mkdir()
+    return write_dino(folder / "dino", PROCESSOR), write_clip(folder / "clip")
+
+
+@pytest.fixture
+def shrunk(tmp_path, encoder_dirs, monkeypatch):
+    """A function that gives a paper profile with small encoders and a small SPARC, and its data set as a stand-in."""
+    monkeypatch.setenv("SPARC_DATASETS", str(tmp_path / "sets"))
+
+    def make(name, **data):
+        if name == "coco":
+            standins.coco(tmp_path / "sets/coco")
+        else:
+            standins.describe(tmp_path / "sets/open_images", standins.open_images(tmp_path / "sets/open_images"))
+        raw = yaml.safe_load((paths.PROFILES / f"{name}.yaml").read_text())
+        raw["data"] |= data
+        raw["encoders"]["dino"] = {"source": str(encoder_dirs[0]), "revision": None, "resize": 32, "image_size": 28}
+        raw["encoders"]["clip"] = {"model": f"local-dir:{encoder_dirs[1]}", "pretrained": None, "revision": None, "image_size": 32}
+        raw["encoders"] |= {"batch_size": 5, "precision": "float32"}
+        raw["sparc"] |= {"n_latents": 32, "k": 4, "k_aux": 4, "batch_size": 6, "epochs": 1}
+        raw["evaluation"] |= {"null_repeats": 1, "top_n": 5, "taxonomy_depths": [1, 5]}
+        raw["settings"] = raw["settings"][:1]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw))
+        return read_profile(tmp_path / f"{name}.yaml")
+    return make
