@@ -70,14 +70,31 @@ def test_positives_as_lists_and_as_csr_agree_for_any_numbers_of_rows():
     assert found[0].n_reference == 40
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_sparse_codes_equal_dense_codes(n_jobs):
+def test_sparse_codes_equal_dense_codes():
     query, reference = sparse_codes()
-    found = retrieval_metrics(query, reference, batch_size=11, n_jobs=n_jobs)
+    found = retrieval_metrics(query, reference)
     dense = retrieval_metrics(query.toarray(), reference.toarray(), batch_size=50)
     np.testing.assert_array_equal(found.ranks, dense.ranks)
     assert found.recall == dense.recall and found.mrr == dense.mrr
     assert 1 < found.ranks.mean() < 50
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_threads_over_sparse_codes_change_nothing(several, monkeypatch):
+    """1,500 queries make two blocks; one of them has a code of zeros, which ties with everything."""
+    query, reference = sparse_codes(1500)
+    query = query.tolil()
+    query[7] = 0
+    query, positives = query.tocsr(), sp.eye_array(1500, format="csr")
+    if several:
+        positives = positives + sp.eye_array(1500, k=2, format="csr")
+    alone = retrieval_metrics(query, reference, positives=positives, n_jobs=2)
+    monkeypatch.setattr("sparc_lib.retrieval.THREADS_FROM", 0)
+    together = retrieval_metrics(query, reference, positives=positives, n_jobs=2)
+    np.testing.assert_array_equal(alone.ranks, together.ranks)
+    np.testing.assert_array_equal(alone.ranks, retrieval_metrics(query.toarray(), reference.toarray(),
+                                                                 positives=positives).ranks)
+    assert alone.ranks[7] == (1500 - several + 1) / 2
 
 
 def test_batch_size_kind_and_scale_do_not_matter():
