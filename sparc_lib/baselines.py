@@ -61,7 +61,7 @@ def fit_centred(query: Tensor, reference: Tensor) -> PairMap:
 def fit_ridge(query: Tensor, reference: Tensor, alphas: tuple[float, ...] = ALPHAS) -> PairMap:
     """Predict the reference from the query by ridge regression; the penalty by leave-one-out error on train."""
     q, r, q_mean, r_mean = _pair(query, reference)
-    weight = RidgeCV(alphas, fit_intercept=False).fit(q, r).coef_.T
+    weight = RidgeCV(list(alphas), fit_intercept=False).fit(q, r).coef_.T
     return PairMap(_affine(q_mean, weight), _affine(r_mean, np.eye(r.shape[1])))
 
 

@@ -119,7 +119,7 @@ def train_shared_code(kind: Kind, model: SPARC, data: Data, config: TrainConfig)
             if config.redraw_every and step % config.redraw_every == 0:
                 redraw_dead(model, draw)
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"{kind}: the loss is {float(loss)} after step {step}; lower the learning rate")
+        raise FloatingPointError(f"{kind}: the loss is {loss.item()} after step {step}; lower the learning rate")
     return model
 
 
