@@ -15,7 +15,8 @@ from .baselines import (PairMap, fit_cca, fit_centred, fit_procrustes, fit_relat
 from .baselines_sae import trained_baseline
 from .evaluation import encode_store
 from .profiles import Profile, Setting
-from .retrieval_report import CLIP, Pool, Row, code_of, labelled, pairs_pool, pool_codes, search
+from .retrieval_report import (CLIP, CODES, CROSS, Pool, Row, code_of, labelled, model_rows, pairs_pool, pool_codes,
+                               search)
 from .stages import stage
 from .store import FeatureStore
 from .workflow import RANDOM, best_device, features, trained
@@ -23,7 +24,7 @@ from .workflow import RANDOM, best_device, features, trained
 CENTRED_CLIP, MATCHED = "CLIP, centred", "SAE + Hungarian"
 MAPS: dict[str, Callable[[Tensor, Tensor], PairMap]] = {
     "ridge": fit_ridge, "Procrustes": fit_procrustes, "CCA": fit_cca}
-SEEDED = ("relative", MATCHED, "USAE", "crosscoder")          # those that draw something
+SEEDED = ("relative", MATCHED, "USAE", f"USAE, {CROSS}", "crosscoder", f"crosscoder, {CROSS}")  # draw something
 METHODS = (CENTRED_CLIP, *MAPS, *SEEDED)
 
 
@@ -53,7 +54,7 @@ def _tables(profile: Profile, stores: dict, progress: bool) -> Iterator[pd.DataF
     size = profile.evaluation.retrieval_pool
     with tqdm(total=len(profile.seeds) + 1, desc="baselines", disable=not progress) as bar:
         for weights, kind in ((None, "trained"), (RANDOM, "random encoders")):
-            train, pool = stores[weights, "train"], pairs_pool(stores[weights, "test"], size)
+            train, pool = stores[weights, "train"], pairs_pool(stores[weights, "test"], size, best_device())
             for seed in profile.seeds[:1] if weights is not None else profile.seeds:
                 rows = list(seeded_rows(profile, train, pool, seed))
                 if seed == profile.seeds[0]:
@@ -85,9 +86,9 @@ def seeded_rows(profile: Profile, train: FeatureStore, pool: Pool, seed: int) ->
         pair = fit_relative(known[query], known[reference], profile.sparc.n_latents, draw)
         yield _mapped(pool, "relative", query, reference, pair)
     for name in ("USAE", "crosscoder"):
-        codes = pool_codes(trained_baseline(profile, name.lower(), seed, train, device).to(device), pool)
-        for query, reference in permutations(streams, 2):
-            yield search(pool, name, query, reference, codes[query], codes[reference])
+        model = trained_baseline(profile, name.lower(), seed, train, device).to(device)
+        for row in model_rows(model, pool, (CODES, CROSS)):
+            yield row._replace(kind=name if row.kind == CODES else f"{name}, {CROSS}")
     apart = trained(profile, Setting("local_lambda0", "local", 0.0), seed, train, progress=False).model.to(device)
     learned, codes = encode_store(apart, train, "independent"), pool_codes(apart, pool)
     for one, other in combinations(streams, 2):

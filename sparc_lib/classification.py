@@ -19,11 +19,13 @@ from .representations import Inputs
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """Of the MLP dim -> hidden -> classes. lr: peak of a cosine schedule (Adam with weight decay)."""
-    hidden: int = 256
-    epochs: int = 10
+    """Of the MLP dim -> hidden -> classes. It sees train `epochs` times, more often where that makes fewer than
+    min_steps steps. lr: peak of a cosine schedule (Adam with weight decay)."""
+    hidden: int = 128
+    epochs: int = 5
+    min_steps: int = 250
     batch_size: int = 512
-    lr: float = 3e-3
+    lr: float = 1e-2
     weight_decay: float = 1e-2
     dropout: float = 0.2
 
@@ -64,8 +66,9 @@ def _fit(train: Inputs, labels: sp.csr_array, spec: ClassifierSpec, draw: np.ran
                           nn.Linear(spec.hidden, labels.shape[1])).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
     per_epoch = -(-len(train) // spec.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs * per_epoch)
-    for _ in range(spec.epochs):
+    epochs = max(spec.epochs, -(-spec.min_steps // per_epoch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
+    for _ in range(epochs):
         order = draw.permutation(len(train))
         for start in range(0, len(train), spec.batch_size):
             rows = np.sort(order[start:start + spec.batch_size])            # sorted: kinder to a memory map

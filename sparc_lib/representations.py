@@ -66,3 +66,11 @@ class Reconstruction:
 
     def batch(self, rows: Rows) -> Tensor:
         return torch.from_numpy(self._codes[rows] @ self._decoder + self._bias)
+
+
+def train_means(store: FeatureStore) -> dict[str, Tensor]:
+    """Mean of the unit-norm features {stream: [d]}, float32."""
+    sums = {s: torch.zeros(d, dtype=torch.float64) for s, d in store.dims.items()}
+    for batch in store.batches(8192, shuffle=False):
+        sums = {s: sums[s] + x.double().sum(0) for s, x in batch.items()}
+    return {s: (total / len(store)).float() for s, total in sums.items()}

@@ -21,7 +21,7 @@ from scipy.special import digamma
 
 from .alignment import as_csr
 
-THREADS_FROM = 20_000        # references from which a query is work enough for threads to pay
+BLOCKS_BELOW = 300_000       # entries of a gallery of codes up to which blocks of queries beat inverted lists
 
 
 @dataclass(frozen=True)
@@ -82,36 +82,50 @@ def _rounding(dtype: np.dtype) -> float:
     return 4 * float(np.finfo(dtype).eps)
 
 
-def _count_sparse(query: sp.csr_array, reference: sp.csr_array, positives: sp.csr_array, n_jobs: int) -> np.ndarray:
-    """How many references score higher than each query's best positive, and how many the same; float64 [2, n].
+def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
+    """How many references score higher than each query's best positive, and how many the same; float64 [2, batch].
 
-    By inverted lists: a query adds up the columns of its own latents, k of L. A product of sparse blocks would
-    visit the same entries, but its result is half full (k 64 of L 8192 meet in 39 % of all pairs), so that every
-    query in flight costs 8 bytes a reference twice over, in a format slower than the plain vector used here.
+    scores [batch, n_reference] are spoilt. relevant: positives of these queries.
     """
-    inverted, rounding = reference.T.tocsr(), _rounding(query.dtype)
+    found, rounding = np.empty((2, len(scores))), _rounding(scores.dtype)
+    for i, row in enumerate(scores):
+        columns = relevant.indices[relevant.indptr[i]:relevant.indptr[i + 1]]
+        best = row[columns].max()
+        row[columns] = -np.inf
+        higher = np.count_nonzero(row > best + rounding)
+        found[:, i] = higher, np.count_nonzero(row >= best - rounding) - higher
+    return found
 
-    def count(rows: range) -> np.ndarray:
-        found = np.empty((2, len(rows)))
-        for i, row in enumerate(rows):
-            entries = slice(query.indptr[row], query.indptr[row + 1])
-            scores = inverted[query.indices[entries]].T @ query.data[entries]
-            relevant = positives.indices[positives.indptr[row]:positives.indptr[row + 1]]
-            best = scores[relevant].max()
-            scores[relevant] = -np.inf
-            higher = np.count_nonzero(scores > best + rounding)
-            found[:, i] = higher, np.count_nonzero(scores >= best - rounding) - higher
-        return found
 
-    blocks = [range(start, min(start + 1024, query.shape[0])) for start in range(0, query.shape[0], 1024)]
-    if reference.shape[0] < THREADS_FROM:
-        n_jobs = 1
-    with ThreadPoolExecutor(n_jobs) as pool:          # scipy and numpy release the interpreter lock
-        return np.concatenate(list(pool.map(count, blocks)), axis=1)
+def _count_sparse(query: sp.csr_array, reference: sp.csr_array, positives: sp.csr_array, n_jobs: int) -> np.ndarray:
+    """`_count` of all queries among sparse codes.
+
+    Small galleries: 64 queries at a time as a dense block, which visits all entries of the gallery for each query but
+    visits them in order. Large ones: inverted lists, so that a query adds up the columns of its own latents, k of L.
+    A product of sparse blocks visits the same entries, but its result is half full (with k 64 of L 8192, 39 % of all
+    pairs share a latent), so every query in flight costs 8 bytes a reference, and as much again to be looked at.
+    """
+    small = reference.nnz < BLOCKS_BELOW
+    inverted = None if small else reference.T.tocsr()
+
+    def scores(rows: slice) -> np.ndarray:
+        if small:
+            return np.ascontiguousarray((reference @ np.ascontiguousarray(query[rows].toarray().T)).T)
+        entries = slice(query.indptr[rows.start], query.indptr[rows.stop])
+        return (inverted[query.indices[entries]].T @ query.data[entries])[None]
+
+    def counted(block: range) -> np.ndarray:
+        slices = [slice(start, min(start + block.step, block.stop)) for start in block]
+        return np.concatenate([_count(scores(rows), positives[rows]) for rows in slices], axis=1)
+
+    n, step = query.shape[0], 64 if small else 1
+    blocks = [range(start, min(start + 1024, n), step) for start in range(0, n, 1024)]
+    with ThreadPoolExecutor(1 if small else n_jobs) as pool:      # scipy and numpy release the interpreter lock
+        return np.concatenate(list(pool.map(counted, blocks)), axis=1)
 
 
 def _count_dense(query: torch.Tensor, reference: torch.Tensor, positives: sp.csr_array, batch_size: int) -> np.ndarray:
-    """The same for dense features."""
+    """`_count` of all queries among dense features."""
     found = []
     for start in range(0, len(query), batch_size):
         scores = query[start:start + batch_size] @ reference.T
@@ -134,8 +148,8 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
     (scipy, `Codes`). positives: per query the relevant reference rows, as lists or sparse [n, m]; None
     means that row i matches row i (n = m). With several, the best one is ranked and the others step
     aside (F5). Dense scores exist for batch_size queries at a time ([batch_size, m]; None: 512), those of
-    sparse codes for one query at a time in each of n_jobs threads. Scores within a few rounding errors
-    count as tied.
+    sparse codes for 64 queries, or in large galleries for one query in each of n_jobs threads. Scores
+    within a few rounding errors count as tied.
 
     Raises ValueError for mismatched widths, kinds or numbers of rows, empty input, queries without a
     positive, NaN, or k < 1.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .evaluation import encode_store
 from .model import SPARC
 from .profiles import Profile
-from .representations import Reconstruction
+from .representations import Reconstruction, train_means
 from .retrieval import retrieval_metrics
 from .stages import stage
 from .store import FeatureStore
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 class Pool(NamedTuple):
     """What is searched. features[stream] [n_s, d]: rows of norm 1; numbers[stream] int [n_s]: what each row belongs
-    to. The positives of a query are all references of the same number."""
+    to. The positives of a query are all references of the same number. Features lie on the device of the models."""
     protocol: str
     features: Mapping[str, Tensor]
     numbers: Mapping[str, np.ndarray]
@@ -64,33 +64,35 @@ class Pool(NamedTuple):
         return sp.csr_array(left @ right.T)
 
 
-def pairs_pool(store: FeatureStore, size: int | None = None) -> Pool:
+def pairs_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
     """As published: every (image, caption) pair is one row in every stream, with one positive, the row itself.
 
-    An image with two captions is there twice. size: the first so many pairs; None: all.
+    An image with two captions is there twice. size: the first so many pairs; None: all. device: where features go.
     """
-    x = store.tensors(slice(size))
+    x = store.tensors(slice(size), device)
     return Pool("pairs", x, {stream: np.arange(len(rows)) for stream, rows in x.items()})
 
 
-def captions_pool(store: FeatureStore, size: int | None = None) -> Pool:
-    """Every image once, every caption; an image has as many positives as captions (F5). size: pairs taken first."""
-    x, (first, number) = store.tensors(slice(size)), _images(store, size)
+def captions_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
+    """Every image once, every caption; an image has as many positives as captions (F5). Of the first `size` pairs."""
+    x, (first, number) = store.tensors(slice(size), device), _images(store, size)
     return Pool("captions", {s: rows if s == "clip_txt" else rows[first] for s, rows in x.items()},
                 {s: number if s == "clip_txt" else np.arange(len(first)) for s in x})
 
 
-def joined_pool(store: FeatureStore, text_features, size: int | None = None, batch_size: int = 256) -> Pool:
+def joined_pool(store: FeatureStore, text_features: Callable[[Sequence[str]], Tensor], size: int | None = None,
+                device: str = "cpu", batch_size: int = 256) -> Pool:
     """Every image once, with one text made of all its captions, as COCO is searched in the paper (F15).
 
     text_features: list of B texts -> [B, d], as `ClipEncoder.text_features`.
     """
-    x, (first, number) = store.tensors(slice(size)), _images(store, size)
+    x, (first, number) = store.tensors(slice(size), device), _images(store, size)
     texts = [""] * len(first)
     for image, caption in zip(number, store.captions):
         texts[image] = f"{texts[image]} {caption}".strip()
     with torch.no_grad():
-        joined = torch.cat([text_features(texts[i:i + batch_size]).cpu() for i in range(0, len(texts), batch_size)])
+        starts = range(0, len(texts), batch_size)
+        joined = torch.cat([text_features(texts[start:start + batch_size]).to(device) for start in starts])
     kept = {s: rows[first] for s, rows in x.items()} | {"clip_txt": torch.nn.functional.normalize(joined, dim=1)}
     return Pool("joined", kept, {s: np.arange(len(first)) for s in x})
 
@@ -136,7 +138,7 @@ def model_rows(model: SPARC, pool: Pool, kinds: Sequence[str] = (CODES, OWN, CRO
 
 
 def _rebuilt(model: SPARC, codes: sp.csr_matrix, target: str) -> Tensor:
-    return Reconstruction(model, codes, target).batch(slice(None))
+    return Reconstruction(model, codes, target).batch(slice(None)).to(model.decoder[target].device)
 
 
 def joint_row(model: SPARC, pool: Pool) -> Row:
@@ -150,21 +152,14 @@ def raw_rows(pool: Pool) -> list[Row]:
     return [search(pool, RAW, q, r, pool.features[q], pool.features[r], "features") for q, r in permutations(CLIP)]
 
 
-def train_means(store: FeatureStore) -> dict[str, Tensor]:
-    """Mean of the unit-norm features {stream: [d]}, float32."""
-    sums: dict[str, Tensor] = {}
-    for batch in store.batches(8192, shuffle=False):
-        sums = {s: sums.get(s, 0) + x.double().sum(0) for s, x in batch.items()}
-    return {s: (total / len(store)).float() for s, total in sums.items()}
-
-
 def retrieval_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
     """All searches of a profile's settings and seeds among its test pairs, with controls; computed on first use.
 
     `Row`s with the columns model ("trained", "untrained", "random encoders", "raw"), setting and seed in front.
-    Every trained model is searched by every kind and pair; the first setting also under the protocols "captions" and
-    "joined", between text and the image streams, and as CENTRED. Untrained models (λ does not reach them, so one a
-    gate) and models of random-weight encoders are made for the first seed, joint codes searched for it.
+    Every trained model is searched by every kind and pair; the first setting also as CENTRED, and under the protocols
+    "captions" (between text and images) and "joined" (within CLIP). For the first seed there are joint codes of the
+    first setting, models of random-weight encoders for every setting, and one untrained model, for neither λ nor, with
+    independent codes, the gate reaches a model that was never trained.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
@@ -188,24 +183,26 @@ def code_of(*modules: str) -> list[Path]:
 
 def _tables(profile: Profile, stores: Mapping, progress: bool) -> Iterator[pd.DataFrame]:
     first, headline, size = profile.seeds[0], profile.settings[0], profile.evaluation.retrieval_pool
-    train, test, noise = stores[None, "train"], stores[None, "test"], pairs_pool(stores[RANDOM, "test"], size)
-    clip, means = encoders(profile, device=best_device())[1], train_means(train)
-    pools = pairs_pool(test, size), captions_pool(test, size), joined_pool(test, clip.text_features, size)
+    train, test, device = stores[None, "train"], stores[None, "test"], best_device()
+    means = {s: mean.to(device) for s, mean in train_means(train).items()}
+    clip = encoders(profile, device=device)[1]
+    noise, pairs = (pairs_pool(stores[weights, "test"], size, device) for weights in (RANDOM, None))
+    captions, joined = captions_pool(test, size, device), joined_pool(test, clip.text_features, size, device)
     with_text = [pair for pair in permutations(train.streams, 2) if "clip_txt" in pair]
-    yield labelled([row for pool in pools for row in raw_rows(pool)], model="raw", setting="raw_clip", seed=first)
+    raw = [row for pool in (pairs, captions, joined) for row in raw_rows(pool)]
+    yield labelled(raw, model="raw", setting="raw_clip", seed=first)
     yield labelled(raw_rows(noise), model="random encoders", setting="raw_clip", seed=first)
-    gates = {setting.gate: setting for setting in reversed(profile.settings)}
     cases = [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
-    cases += [("untrained", setting, first) for setting in gates.values()]
-    cases += [("random encoders", setting, first) for setting in profile.settings]
+    cases += [("untrained", headline, first), *(("random encoders", setting, first) for setting in profile.settings)]
     for kind, setting, seed in tqdm(cases, desc="retrieval", disable=not progress):
         model = (untrained(profile, setting, seed, train) if kind == "untrained" else trained(
             profile, setting, seed, stores[RANDOM if kind == "random encoders" else None, "train"], False).model)
-        model, main = model.to(best_device()), kind == "trained" and setting == headline
-        pool = noise if kind == "random encoders" else pools[0]
+        model, main = model.to(device), kind == "trained" and setting == headline
+        pool = noise if kind == "random encoders" else pairs
         rows = list(model_rows(model, pool, (CODES, OWN, CROSS, *([CENTRED] if main else [])), means=means))
         if main:
-            rows += [row for other in pools[1:] for row in model_rows(model, other, (CODES, CROSS), with_text)]
+            rows += model_rows(model, captions, (CODES, CROSS), with_text)
+            rows += model_rows(model, joined, (CODES, CROSS), list(permutations(CLIP)))
         if setting == headline and seed == first:
             rows.append(joint_row(model, pool))
         yield labelled(rows, model=kind, setting=setting.name, seed=seed)

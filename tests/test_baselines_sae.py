@@ -113,4 +113,4 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="'usae' with gate 'global'"):
         train_shared_code("usae", sparc("global"), streams(), CONFIG)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        train_shared_code("crosscoder", sparc("global"), streams(), TrainConfig(epochs=2, lr=float("inf"), batch_size=48))
+        train_shared_code("crosscoder", sparc("global"), streams(), TrainConfig(epochs=2, lr=torch.inf, batch_size=48))

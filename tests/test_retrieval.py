@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -80,7 +82,7 @@ def test_sparse_codes_equal_dense_codes():
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_threads_over_sparse_codes_change_nothing(several, monkeypatch):
+def test_blocks_and_inverted_lists_agree(several, monkeypatch):
     """1,500 queries make two blocks; one of them has a code of zeros, which ties with everything."""
     query, reference = sparse_codes(1500)
     query = query.tolil()
@@ -88,13 +90,26 @@ def test_threads_over_sparse_codes_change_nothing(several, monkeypatch):
     query, positives = query.tocsr(), sp.eye_array(1500, format="csr")
     if several:
         positives = positives + sp.eye_array(1500, k=2, format="csr")
-    alone = retrieval_metrics(query, reference, positives=positives, n_jobs=2)
-    monkeypatch.setattr("sparc_lib.retrieval.THREADS_FROM", 0)
-    together = retrieval_metrics(query, reference, positives=positives, n_jobs=2)
-    np.testing.assert_array_equal(alone.ranks, together.ranks)
-    np.testing.assert_array_equal(alone.ranks, retrieval_metrics(query.toarray(), reference.toarray(),
-                                                                 positives=positives).ranks)
-    assert alone.ranks[7] == (1500 - several + 1) / 2
+    blocks = retrieval_metrics(query, reference, positives=positives)
+    monkeypatch.setattr("sparc_lib.retrieval.BLOCKS_BELOW", 0)
+    for n_jobs in (1, 2):
+        lists = retrieval_metrics(query, reference, positives=positives, n_jobs=n_jobs)
+        np.testing.assert_array_equal(lists.ranks, blocks.ranks)
+    dense = retrieval_metrics(query.toarray(), reference.toarray(), positives=positives)
+    np.testing.assert_array_equal(blocks.ranks, dense.ranks)
+    assert blocks.ranks[7] == (1500 - several + 1) / 2
+
+
+@pytest.mark.parametrize("entries", [0, 10**9])
+def test_scores_of_a_whole_data_set_never_exist(entries, monkeypatch):
+    """800 x 5,000 scores are 16 MB in float32; the codes themselves and 64 rows of scores are some 4 MB."""
+    monkeypatch.setattr("sparc_lib.retrieval.BLOCKS_BELOW", entries)
+    codes = sp.random_array((5000, 500), density=.03, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
+    tracemalloc.start()
+    retrieval_metrics(codes[:800], codes, positives=sp.eye_array(800, 5000, format="csr"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6
 
 
 def test_batch_size_kind_and_scale_do_not_matter():
