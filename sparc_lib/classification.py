@@ -23,7 +23,7 @@ class ClassifierSpec:
     min_steps steps. lr: peak of a cosine schedule (Adam with weight decay)."""
     hidden: int = 128
     epochs: int = 5
-    min_steps: int = 250
+    min_steps: int = 100
     batch_size: int = 512
     lr: float = 1e-2
     weight_decay: float = 1e-2

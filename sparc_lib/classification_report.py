@@ -33,8 +33,8 @@ def classification_table(profile: Profile, spec: ClassifierSpec = ClassifierSpec
     """`Case`s with mean_ap and chance, fitted on train and scored on test pairs; computed on first use.
 
     Independent codes throughout. The first setting has every kind and seed, raw features every seed (of the
-    classifier); for the first seed there are the codes of the other settings, of an untrained model and of random-weight
-    encoders, and the raw features of these.
+    classifier). For the first seed there are the codes of the other settings, of an untrained model and of
+    random-weight encoders, and the raw features of these.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}

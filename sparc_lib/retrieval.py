@@ -174,3 +174,16 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
     recall = {k: float(np.clip((k - higher) / (tied + 1), 0, 1).mean()) for k in ks}
     mrr = (digamma(higher + tied + 2) - digamma(higher + 1)) / (tied + 1)  # mean of 1/r over r = g+1 ... g+1+t
     return RetrievalMetrics(ranks, recall, float(np.median(ranks)), float(mrr.mean()), reference.shape[0])
+
+
+def nearest(query, reference, n: int = 5) -> np.ndarray:
+    """Rows of the n references of highest cosine, best first, int [n_query, n]; equal ones in their own order.
+
+    For a handful of queries: query [n_query, d] and reference [m, d], both dense or both sparse, as above.
+    """
+    query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
+    if sp.issparse(query) != sp.issparse(reference) or query.shape[1] != reference.shape[1]:
+        raise ValueError(f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: must be alike, both dense "
+                         "or both sparse")
+    scores = reference @ query.toarray().T if sp.issparse(query) else (reference @ query.T).cpu().numpy()
+    return np.argsort(-scores, axis=0, kind="stable")[:n].T

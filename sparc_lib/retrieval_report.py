@@ -75,7 +75,7 @@ def pairs_pool(store: FeatureStore, size: int | None = None, device: str = "cpu"
 
 def captions_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
     """Every image once, every caption; an image has as many positives as captions (F5). Of the first `size` pairs."""
-    x, (first, number) = store.tensors(slice(size), device), _images(store, size)
+    x, (first, number) = store.tensors(slice(size), device), distinct_images(store, size)
     return Pool("captions", {s: rows if s == "clip_txt" else rows[first] for s, rows in x.items()},
                 {s: number if s == "clip_txt" else np.arange(len(first)) for s in x})
 
@@ -86,7 +86,7 @@ def joined_pool(store: FeatureStore, text_features: Callable[[Sequence[str]], Te
 
     text_features: list of B texts -> [B, d], as `ClipEncoder.text_features`.
     """
-    x, (first, number) = store.tensors(slice(size), device), _images(store, size)
+    x, (first, number) = store.tensors(slice(size), device), distinct_images(store, size)
     texts = [""] * len(first)
     for image, caption in zip(number, store.captions):
         texts[image] = f"{texts[image]} {caption}".strip()
@@ -97,8 +97,8 @@ def joined_pool(store: FeatureStore, text_features: Callable[[Sequence[str]], Te
     return Pool("joined", kept, {s: np.arange(len(first)) for s in x})
 
 
-def _images(store: FeatureStore, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """First row of every distinct image in order of appearance, and every row's image number."""
+def distinct_images(store: FeatureStore, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """First row of every distinct image in order of appearance [n_images], and every row's image number [n]."""
     _, first, number = np.unique(store.image_ids[:size], return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[number]

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR
 
-from sparc_lib.retrieval import retrieval_metrics
+from sparc_lib.retrieval import nearest, retrieval_metrics
 
 
 def features(n=60, d=8, noise=1.0, seed=0):
@@ -186,3 +186,12 @@ def test_clear_errors(change, message):
     arguments = {"query": np.ones((5, 2)), "reference": np.ones((5, 2)), **change}
     with pytest.raises(ValueError, match=message):
         retrieval_metrics(**arguments)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, sp.csr_array])
+def test_nearest_are_those_of_highest_cosine(kind):
+    query, reference = features()
+    found = nearest(kind(query[:4]), kind(reference), 7)
+    np.testing.assert_array_equal(found, np.argsort(-cosine(query[:4], reference), axis=1)[:, :7])
+    with pytest.raises(ValueError, match="must be alike"):
+        nearest(kind(query), kind(reference[:, :3]))

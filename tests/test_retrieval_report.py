@@ -50,7 +50,7 @@ def test_every_caption_has_its_image_once(store):
 
 def test_images_keep_their_order_of_appearance_whatever_they_are_called(store):
     order = [10, 9, 2, 1]                                         # as text "im10" < "im9"
-    first, number = rr._images(dataclass_like(image_ids=[f"im{i}" for i in np.repeat(order, 2)]), None)
+    first, number = rr.distinct_images(dataclass_like(image_ids=[f"im{i}" for i in np.repeat(order, 2)]), None)
     assert first.tolist() == [0, 2, 4, 6] and number.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
