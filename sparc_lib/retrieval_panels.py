@@ -34,6 +34,12 @@ def answers(store: FeatureStore, query: int, rows: Sequence[int], as_text: bool)
                    f"{count} of {len(wanted)} class" + "es" * (len(wanted) > 1)) for row, count in zip(rows, shared)]
 
 
+def described(store: FeatureStore, rows: Sequence[int], most: int = 2) -> list[Answer]:
+    """Store rows as pictures with the names of their first `most` classes below; for a query that belongs to none."""
+    return [Answer(int(row), False, False, ", ".join(store.classes[c] for c in store.labels[[row]].indices[:most]))
+            for row in rows]
+
+
 def panel(fig: Figure, store: FeatureStore, data: PairedDataset, lines: Sequence[tuple[Answer | str, Sequence[Answer]]],
           left: str = "query", right: str = "best answers") -> Figure:
     """One line per query: an `Answer` or a sentence, then its answers. Hits have a frame (pictures) or are bold (text),
@@ -83,5 +89,5 @@ def _captions(ax: Axes, store: FeatureStore, shown: Sequence[Answer]) -> None:
     _blank(ax)
     for i, answer in enumerate(shown):
         text = textwrap.fill(store.captions[answer.row], 92, max_lines=2, placeholder=" ...", subsequent_indent="   ")
-        ax.text(0, .98 - i / len(shown), ("✓ " if answer.hit else "· ") + text, va="top", fontsize=7.2, linespacing=1.05,
+        ax.text(0, .98 - i / len(shown), ("✓ " if answer.hit else "· ") + text, va="top", fontsize=7.2,
                 color=HIT if answer.hit else "black", fontweight="bold" if answer.hit else "normal")
