@@ -62,13 +62,13 @@ def test_curves_go_through_the_recalls():
 
 
 def test_bars_stand_at_means_over_seeds():
-    rows = pd.DataFrame([(pr.CODES, "pairs", .2), (pr.CODES, "pairs", .4), (pr.RAW, "pairs", .6), (pr.CODES, "joined", .1)],
-                        columns=["kind", "protocol", "recall_1"])
+    rows = pd.DataFrame({"kind": [pr.CODES, pr.CODES, pr.RAW, pr.CODES], "recall_1": [.2, .4, .6, .1],
+                         "protocol": ["pairs", "pairs", "pairs", "joined"]})
     ax = pr.protocol_bars(plt.figure().gca(), rows)
     heights = [bar.get_height() for bar in ax.patches]
     assert sorted(h for h in heights if np.isfinite(h)) == pytest.approx([.1, .3, .6])
-    table = pd.DataFrame([(pr.CODES, "dino", "dino", .2), (pr.CODES, "dino", "dino", .3), (pr.CROSS, "dino", "clip_txt", .1)],
-                         columns=["kind", "source", "target", "mean_ap"])
+    table = pd.DataFrame({"kind": [pr.CODES, pr.CODES, pr.CROSS], "source": "dino", "mean_ap": [.2, .3, .1],
+                          "target": ["dino", "dino", "clip_txt"]})
     ax = pr.downstream_bars(plt.figure().gca(), table, "dino", [(pr.CODES, "dino"), (pr.CROSS, "clip_txt")],
                             {(pr.CODES, "dino"): .05})
     assert [bar.get_height() for bar in ax.patches] == pytest.approx([.25, .1])
