@@ -21,6 +21,8 @@ from scipy.special import digamma
 
 from .alignment import as_csr
 
+BLOCKS_BELOW = 300_000       # entries of a gallery of codes up to which blocks of queries beat inverted lists
+
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
@@ -76,6 +78,67 @@ def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
     return csr
 
 
+def _rounding(dtype: np.dtype) -> float:
+    return 4 * float(np.finfo(dtype).eps)
+
+
+def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
+    """How many references score higher than each query's best positive, and how many the same; float64 [2, batch].
+
+    scores [batch, n_reference] are spoilt. relevant: positives of these queries.
+    """
+    found, rounding = np.empty((2, len(scores))), _rounding(scores.dtype)
+    for i, row in enumerate(scores):
+        columns = relevant.indices[relevant.indptr[i]:relevant.indptr[i + 1]]
+        best = row[columns].max()
+        row[columns] = -np.inf
+        higher = np.count_nonzero(row > best + rounding)
+        found[:, i] = higher, np.count_nonzero(row >= best - rounding) - higher
+    return found
+
+
+def _count_sparse(query: sp.csr_array, reference: sp.csr_array, positives: sp.csr_array, n_jobs: int) -> np.ndarray:
+    """`_count` of all queries among sparse codes.
+
+    Small galleries: 64 queries at a time as a dense block, which visits all entries of the gallery for each query but
+    visits them in order. Large ones: inverted lists, so that a query adds up the columns of its own latents, k of L.
+    A product of sparse blocks visits the same entries, but its result is half full (with k 64 of L 8192, 39 % of all
+    pairs share a latent), so every query in flight costs 8 bytes a reference, and as much again to be looked at.
+    """
+    small = reference.nnz < BLOCKS_BELOW
+    inverted = None if small else reference.T.tocsr()
+
+    def scores(rows: slice) -> np.ndarray:
+        if small:
+            return np.ascontiguousarray((reference @ np.ascontiguousarray(query[rows].toarray().T)).T)
+        entries = slice(query.indptr[rows.start], query.indptr[rows.stop])
+        return (inverted[query.indices[entries]].T @ query.data[entries])[None]
+
+    def counted(block: range) -> np.ndarray:
+        slices = [slice(start, min(start + block.step, block.stop)) for start in block]
+        return np.concatenate([_count(scores(rows), positives[rows]) for rows in slices], axis=1)
+
+    n, step = query.shape[0], 64 if small else 1
+    blocks = [range(start, min(start + 1024, n), step) for start in range(0, n, 1024)]
+    with ThreadPoolExecutor(1 if small else n_jobs) as pool:      # scipy and numpy release the interpreter lock
+        return np.concatenate(list(pool.map(counted, blocks)), axis=1)
+
+
+def _count_dense(query: torch.Tensor, reference: torch.Tensor, positives: sp.csr_array, batch_size: int) -> np.ndarray:
+    """`_count` of all queries among dense features."""
+    found = []
+    for start in range(0, len(query), batch_size):
+        scores = query[start:start + batch_size] @ reference.T
+        relevant = positives[start:start + batch_size]
+        row = np.repeat(np.arange(relevant.shape[0]), np.diff(relevant.indptr))
+        best = np.maximum.reduceat(scores[row, relevant.indices].cpu().numpy(), relevant.indptr[:-1])
+        rounding, best = _rounding(best.dtype), torch.from_numpy(best).to(scores.device)[:, None]
+        scores[row, relevant.indices] = -torch.inf
+        higher, reached = (scores > best + rounding).sum(1), (scores >= best - rounding).sum(1)
+        found.append(torch.stack([higher, reached - higher]).cpu().numpy())
+    return np.concatenate(found, axis=1).astype(np.float64)
+
+
 def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iterable[int]] | None = None,
                       ks: Sequence[int] = (1, 5, 10), batch_size: int | None = None,
                       n_jobs: int = 2) -> RetrievalMetrics:
@@ -84,9 +147,9 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
     query [n, d], reference [m, d]: both dense (arrays, or tensors on one device) or both sparse codes
     (scipy, `Codes`). positives: per query the relevant reference rows, as lists or sparse [n, m]; None
     means that row i matches row i (n = m). With several, the best one is ranked and the others step
-    aside (F5). Scores exist for batch_size queries at a time ([batch_size, m], once per thread); None:
-    32 for sparse codes, 512 for dense features. n_jobs: threads for sparse codes. Scores within
-    a few rounding errors count as tied.
+    aside (F5). Dense scores exist for batch_size queries at a time ([batch_size, m]; None: 512), those of
+    sparse codes for 64 queries, or in large galleries for one query in each of n_jobs threads. Scores
+    within a few rounding errors count as tied.
 
     Raises ValueError for mismatched widths, kinds or numbers of rows, empty input, queries without a
     positive, NaN, or k < 1.
@@ -95,7 +158,6 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
         raise ValueError(f"ks={tuple(ks)}, batch_size={batch_size}, n_jobs={n_jobs}: all must be at least 1")
     query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
     sparse = sp.issparse(query)
-    batch_size = batch_size or (32 if sparse else 512)
     if sparse != sp.issparse(reference):
         raise ValueError("query and reference must both be dense or both sparse; use Codes.to_csr() for codes")
     if query.shape[1] != reference.shape[1] or 0 in (*query.shape, *reference.shape):
@@ -104,30 +166,24 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
     if query.dtype != reference.dtype:
         query, reference = ((side.astype(np.float64) if sparse else side.double()) for side in (query, reference))
     positives = _positives_csr(positives, (query.shape[0], reference.shape[0]))
-    transposed = reference.T.tocsr() if sparse else reference.T
-
-    def higher_and_tied(start: int) -> np.ndarray:
-        rows = slice(start, start + batch_size)
-        scores = query[rows] @ transposed
-        scores = scores.toarray() if sparse else scores  # numpy: torch would start a team of threads per worker
-        relevant = positives[rows]
-        row = np.repeat(np.arange(relevant.shape[0]), np.diff(relevant.indptr))
-        found = scores[row, relevant.indices]
-        best = np.maximum.reduceat(found if sparse else found.cpu().numpy(), relevant.indptr[:-1])[:, None]
-        rounding = 4 * float(np.finfo(best.dtype).eps)
-        best = best if sparse else torch.from_numpy(best).to(scores.device)
-        scores[row, relevant.indices] = -np.inf
-        higher, reached = (scores > best + rounding).sum(1), (scores >= best - rounding).sum(1)
-        return np.stack([count if sparse else count.cpu().numpy() for count in (higher, reached - higher)])
-
-    starts = range(0, query.shape[0], batch_size)
-    if sparse and n_jobs > 1:  # scipy's products are single-threaded and release the interpreter lock
-        with ThreadPoolExecutor(n_jobs) as pool:
-            blocks = list(pool.map(higher_and_tied, starts))
+    if sparse:
+        higher, tied = _count_sparse(query, reference, positives, n_jobs)
     else:
-        blocks = [higher_and_tied(start) for start in starts]
-    higher, tied = np.concatenate(blocks, axis=1).astype(np.float64)
+        higher, tied = _count_dense(query, reference, positives, batch_size or 512)
     ranks = 1 + higher + tied / 2
     recall = {k: float(np.clip((k - higher) / (tied + 1), 0, 1).mean()) for k in ks}
     mrr = (digamma(higher + tied + 2) - digamma(higher + 1)) / (tied + 1)  # mean of 1/r over r = g+1 ... g+1+t
     return RetrievalMetrics(ranks, recall, float(np.median(ranks)), float(mrr.mean()), reference.shape[0])
+
+
+def nearest(query, reference, n: int = 5) -> np.ndarray:
+    """Rows of the n references of highest cosine, best first, int [n_query, n]; equal ones in their own order.
+
+    For a handful of queries: query [n_query, d] and reference [m, d], both dense or both sparse, as above.
+    """
+    query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
+    if sp.issparse(query) != sp.issparse(reference) or query.shape[1] != reference.shape[1]:
+        raise ValueError(f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: must be alike, both dense "
+                         "or both sparse")
+    scores = reference @ query.toarray().T if sp.issparse(query) else (reference @ query.T).cpu().numpy()
+    return np.argsort(-scores, axis=0, kind="stable")[:n].T

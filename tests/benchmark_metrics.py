@@ -2,7 +2,8 @@
 
 126,020 samples x 8,192 latents x 3 streams, k 64, 601 classes, random codes. Bounds on 2 cores: alignment
 under 20 s, each part under 6 GB. Each part runs in a process of its own, so that its peak is its own.
---queries asks only the first queries of the whole gallery: time grows in proportion to them.
+--queries asks only the first queries of the whole gallery: time grows in proportion to them. Code retrieval
+takes time in proportion to samples squared (inverted lists) and memory in proportion to samples.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def alignment(n, queue, top_n=None):
     queue.put((time.perf_counter() - start, f"mean Jaccard {score:.3f}, all alive {patterns.all_alive}", peak()))
 
 
-def retrieval(n, queue, kind, batch_size, queries, dim=768):
+def retrieval(n, queue, kind, batch_size, queries, n_jobs, dim=768):
     draw = np.random.default_rng(0)
     if kind == "codes":
         query, reference = random_codes(draw, n), random_codes(draw, n)
@@ -46,8 +47,9 @@ def retrieval(n, queue, kind, batch_size, queries, dim=768):
         query, reference = (draw.standard_normal((n, dim), dtype=np.float32) for _ in range(2))
     start = time.perf_counter()
     asked = sp.eye_array(min(queries or n, n), n, format="csr")
-    found = retrieval_metrics(query[:asked.shape[0]], reference, positives=asked, batch_size=batch_size)
-    queue.put((time.perf_counter() - start, f"{asked.shape[0]} queries, R@10 {found.recall[10]:.5f}, MedR {found.median_rank:.0f}", peak()))
+    found = retrieval_metrics(query[:asked.shape[0]], reference, positives=asked, batch_size=batch_size, n_jobs=n_jobs)
+    figures = f"{asked.shape[0]} queries, R@10 {found.recall[10]:.5f}, MedR {found.median_rank:.0f}"
+    queue.put((time.perf_counter() - start, figures, peak()))
 
 
 def peak():
@@ -69,8 +71,9 @@ def report(name, part, *arguments):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=N_SAMPLES)
-    parser.add_argument("--batch-size", type=int, help="queries at a time; default: the library's")
+    parser.add_argument("--batch-size", type=int, help="dense queries at a time; default: the library's")
     parser.add_argument("--queries", type=int, help="default: all samples")
+    parser.add_argument("--jobs", type=int, default=2, help="threads for code retrieval; default: 2")
     parser.add_argument("--only", choices=["alignment", "codes", "dense"], help="run one part")
     chosen = parser.parse_args()
     if chosen.only in (None, "alignment"):
@@ -78,4 +81,5 @@ if __name__ == "__main__":
         report("alignment, top 25", alignment, chosen.samples, 25)
     for kind in ("codes", "dense"):
         if chosen.only in (None, kind):
-            report(f"retrieval, {kind}", retrieval, chosen.samples, kind, chosen.batch_size, chosen.queries)
+            report(f"retrieval, {kind}", retrieval, chosen.samples, kind, chosen.batch_size, chosen.queries,
+                   chosen.jobs)

@@ -1,10 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR
 
-from sparc_lib.retrieval import retrieval_metrics
+from sparc_lib.retrieval import nearest, retrieval_metrics
 
 
 def features(n=60, d=8, noise=1.0, seed=0):
@@ -70,14 +72,44 @@ def test_positives_as_lists_and_as_csr_agree_for_any_numbers_of_rows():
     assert found[0].n_reference == 40
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_sparse_codes_equal_dense_codes(n_jobs):
+def test_sparse_codes_equal_dense_codes():
     query, reference = sparse_codes()
-    found = retrieval_metrics(query, reference, batch_size=11, n_jobs=n_jobs)
+    found = retrieval_metrics(query, reference)
     dense = retrieval_metrics(query.toarray(), reference.toarray(), batch_size=50)
     np.testing.assert_array_equal(found.ranks, dense.ranks)
     assert found.recall == dense.recall and found.mrr == dense.mrr
     assert 1 < found.ranks.mean() < 50
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_blocks_and_inverted_lists_agree(several, monkeypatch):
+    """1,500 queries make two blocks; one of them has a code of zeros, which ties with everything."""
+    query, reference = sparse_codes(1500)
+    query = query.tolil()
+    query[7] = 0
+    query, positives = query.tocsr(), sp.eye_array(1500, format="csr")
+    if several:
+        positives = positives + sp.eye_array(1500, k=2, format="csr")
+    blocks = retrieval_metrics(query, reference, positives=positives)
+    monkeypatch.setattr("sparc_lib.retrieval.BLOCKS_BELOW", 0)
+    for n_jobs in (1, 2):
+        lists = retrieval_metrics(query, reference, positives=positives, n_jobs=n_jobs)
+        np.testing.assert_array_equal(lists.ranks, blocks.ranks)
+    dense = retrieval_metrics(query.toarray(), reference.toarray(), positives=positives)
+    np.testing.assert_array_equal(blocks.ranks, dense.ranks)
+    assert blocks.ranks[7] == (1500 - several + 1) / 2
+
+
+@pytest.mark.parametrize("entries", [0, 10**9])
+def test_scores_of_a_whole_data_set_never_exist(entries, monkeypatch):
+    """800 x 5,000 scores are 16 MB in float32; the codes themselves and 64 rows of scores are some 4 MB."""
+    monkeypatch.setattr("sparc_lib.retrieval.BLOCKS_BELOW", entries)
+    codes = sp.random_array((5000, 500), density=.03, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
+    tracemalloc.start()
+    retrieval_metrics(codes[:800], codes, positives=sp.eye_array(800, 5000, format="csr"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6
 
 
 def test_batch_size_kind_and_scale_do_not_matter():
@@ -154,3 +186,12 @@ def test_clear_errors(change, message):
     arguments = {"query": np.ones((5, 2)), "reference": np.ones((5, 2)), **change}
     with pytest.raises(ValueError, match=message):
         retrieval_metrics(**arguments)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, sp.csr_array])
+def test_nearest_are_those_of_highest_cosine(kind):
+    query, reference = features()
+    found = nearest(kind(query[:4]), kind(reference), 7)
+    np.testing.assert_array_equal(found, np.argsort(-cosine(query[:4], reference), axis=1)[:, :7])
+    with pytest.raises(ValueError, match="must be alike"):
+        nearest(kind(query), kind(reference[:, :3]))

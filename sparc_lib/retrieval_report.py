@@ -1,0 +1,216 @@
+"""The retrieval tables of the paper with every control: four kinds, all ordered pairs of streams, three protocols.
+
+Kinds (METHOD, "Retrieval"): "codes" of one stream against codes of another; a stream's "reconstruction" against its
+own features; a "cross-reconstruction" of a stream from another's code against that stream's features; "raw" features
+of CLIP image against CLIP text. Codes are always independent ones (`encode_store(..., "independent")`), but for one
+row per model that shows what joint codes leak (F3).
+"""
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .evaluation import encode_store
+from .model import SPARC
+from .profiles import Profile
+from .representations import Reconstruction, train_means
+from .retrieval import retrieval_metrics
+from .stages import stage
+from .store import FeatureStore
+from .workflow import RANDOM, best_device, encoders, features, trained, untrained
+
+CODES, OWN, CROSS, RAW = "codes", "reconstruction", "cross-reconstruction", "raw"
+CENTRED = "cross-reconstruction, centred"
+CLIP = ("clip_img", "clip_txt")
+
+
+class Row(NamedTuple):
+    """One search. kind: see above. coding: "independent", "joint" or "features". protocol: of `Pool`. n_reference:
+    size of the gallery; recall_k, median_rank and mrr are those of `retrieval_metrics`."""
+    kind: str
+    coding: str
+    protocol: str
+    query: str
+    reference: str
+    recall_1: float
+    recall_5: float
+    recall_10: float
+    median_rank: float
+    mrr: float
+    n_query: int
+    n_reference: int
+
+
+class Pool(NamedTuple):
+    """What is searched. features[stream] [n_s, d]: rows of norm 1; numbers[stream] int [n_s]: what each row belongs
+    to. The positives of a query are all references of the same number. Features lie on the device of the models."""
+    protocol: str
+    features: Mapping[str, Tensor]
+    numbers: Mapping[str, np.ndarray]
+
+    def positives(self, query: str, reference: str) -> sp.csr_array:
+        """Bool CSR [n_query, n_reference]."""
+        size = max(int(self.numbers[s].max()) for s in (query, reference)) + 1
+        left, right = (sp.csr_array((np.ones(len(of), bool), of, np.arange(len(of) + 1)), shape=(len(of), size))
+                       for of in (self.numbers[query], self.numbers[reference]))
+        return sp.csr_array(left @ right.T)
+
+
+def pairs_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
+    """As published: every (image, caption) pair is one row in every stream, with one positive, the row itself.
+
+    An image with two captions is there twice. size: the first so many pairs; None: all. device: where features go.
+    """
+    x = store.tensors(slice(size), device)
+    return Pool("pairs", x, {stream: np.arange(len(rows)) for stream, rows in x.items()})
+
+
+def captions_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
+    """Every image once, every caption; an image has as many positives as captions (F5). Of the first `size` pairs."""
+    x, (first, number) = store.tensors(slice(size), device), distinct_images(store, size)
+    return Pool("captions", {s: rows if s == "clip_txt" else rows[first] for s, rows in x.items()},
+                {s: number if s == "clip_txt" else np.arange(len(first)) for s in x})
+
+
+def joined_pool(store: FeatureStore, text_features: Callable[[Sequence[str]], Tensor], size: int | None = None,
+                device: str = "cpu", batch_size: int = 256) -> Pool:
+    """Every image once, with one text made of all its captions, as COCO is searched in the paper (F15).
+
+    text_features: list of B texts -> [B, d], as `ClipEncoder.text_features`.
+    """
+    x, (first, number) = store.tensors(slice(size), device), distinct_images(store, size)
+    texts = [""] * len(first)
+    for image, caption in zip(number, store.captions):
+        texts[image] = f"{texts[image]} {caption}".strip()
+    with torch.no_grad():
+        starts = range(0, len(texts), batch_size)
+        joined = torch.cat([text_features(texts[start:start + batch_size]).to(device) for start in starts])
+    kept = {s: rows[first] for s, rows in x.items()} | {"clip_txt": torch.nn.functional.normalize(joined, dim=1)}
+    return Pool("joined", kept, {s: np.arange(len(first)) for s in x})
+
+
+def distinct_images(store: FeatureStore, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """First row of every distinct image in order of appearance [n_images], and every row's image number [n]."""
+    _, first, number = np.unique(store.image_ids[:size], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[number]
+
+
+def search(pool: Pool, kind: str, query: str, reference: str, queries, references, coding: str = "independent") -> Row:
+    """One `Row`: embeddings `queries` of the pool's rows in stream `query` among `references` of stream `reference`."""
+    found = retrieval_metrics(queries, references, positives=pool.positives(query, reference))
+    return Row(kind, coding, pool.protocol, query, reference, *(found.recall[k] for k in (1, 5, 10)),
+               found.median_rank, found.mrr, len(found.ranks), found.n_reference)
+
+
+def pool_codes(model: SPARC, pool: Pool) -> dict[str, sp.csr_matrix]:
+    """Independent codes {stream: CSR [n_s, n_latents]}: every stream is coded alone, whatever rows it has."""
+    return {s: encode_store(model, {s: x}, "independent")[s] for s, x in pool.features.items()}
+
+
+def model_rows(model: SPARC, pool: Pool, kinds: Sequence[str] = (CODES, OWN, CROSS),
+               pairs: Sequence[tuple[str, str]] | None = None,
+               means: Mapping[str, Tensor] | None = None) -> Iterator[Row]:
+    """Searches of one model. pairs: (query, reference); None: all ordered pairs of streams. means: train means
+    {stream: [d]}, for CENTRED, which takes them off reconstructions and targets as the linear baselines do."""
+    codes = pool_codes(model, pool)
+    for query, reference in pairs or permutations(codes, 2):
+        target = pool.features[reference]
+        if CODES in kinds:
+            yield search(pool, CODES, query, reference, codes[query], codes[reference])
+        if CROSS in kinds:
+            yield search(pool, CROSS, query, reference, _rebuilt(model, codes[query], reference), target)
+        if CENTRED in kinds:
+            mean = means[reference]
+            rebuilt = _rebuilt(model, codes[query], reference) - mean
+            yield search(pool, CENTRED, query, reference, rebuilt, target - mean)
+    if OWN in kinds:
+        for stream, target in pool.features.items():
+            yield search(pool, OWN, stream, stream, _rebuilt(model, codes[stream], stream), target)
+
+
+def _rebuilt(model: SPARC, codes: sp.csr_matrix, target: str) -> Tensor:
+    return Reconstruction(model, codes, target).batch(slice(None)).to(model.decoder[target].device)
+
+
+def joint_row(model: SPARC, pool: Pool) -> Row:
+    """Captions searched among images by joint codes: what the global gate gives away (F3). For the "pairs" protocol."""
+    codes = encode_store(model, pool.features, "joint")
+    return search(pool, CODES, "clip_txt", "clip_img", codes["clip_txt"], codes["clip_img"], "joint")
+
+
+def raw_rows(pool: Pool) -> list[Row]:
+    """CLIP's own features, both directions."""
+    return [search(pool, RAW, q, r, pool.features[q], pool.features[r], "features") for q, r in permutations(CLIP)]
+
+
+def retrieval_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
+    """All searches of a profile's settings and seeds among its test pairs, with controls; computed on first use.
+
+    `Row`s with the columns model ("trained", "untrained", "random encoders", "raw"), setting and seed in front.
+    Every trained model is searched by every kind and pair; the first setting also as CENTRED, and under the protocols
+    "captions" (between text and images) and "joined" (within CLIP). For the first seed there are joint codes of the
+    first setting, models of random-weight encoders for every setting, and one untrained model, for neither λ nor, with
+    independent codes, the gate reaches a model that was never trained.
+    """
+    stores = {(weights, split): features(profile, split, weights, progress)
+              for weights in (None, RANDOM) for split in ("train", "test")}
+
+    def build(partial: Path) -> None:
+        table = pd.concat(_tables(profile, stores, progress), ignore_index=True)
+        table.to_csv(partial / "table.csv.partial", index=False)
+        (partial / "table.csv.partial").rename(partial / "table.csv")
+
+    inputs = {"stores": [store.digest for store in stores.values()], "sparc": profile.sparc, "seeds": profile.seeds,
+              "settings": profile.settings, "pool": profile.evaluation.retrieval_pool, "code": code_of(
+                  "retrieval_report", "retrieval", "representations", "evaluation", "model", "losses", "training",
+                  "dead")}
+    return pd.read_csv(stage("retrieval", inputs, build) / "table.csv")
+
+
+def code_of(*modules: str) -> list[Path]:
+    """Source files of these modules of the library, as an input of a stage."""
+    return [Path(__file__).with_name(f"{module}.py") for module in modules]
+
+
+def _tables(profile: Profile, stores: Mapping, progress: bool) -> Iterator[pd.DataFrame]:
+    first, headline, size = profile.seeds[0], profile.settings[0], profile.evaluation.retrieval_pool
+    train, test, device = stores[None, "train"], stores[None, "test"], best_device()
+    means = {s: mean.to(device) for s, mean in train_means(train).items()}
+    clip = encoders(profile, device=device)[1]
+    noise, pairs = (pairs_pool(stores[weights, "test"], size, device) for weights in (RANDOM, None))
+    captions, joined = captions_pool(test, size, device), joined_pool(test, clip.text_features, size, device)
+    with_text = [pair for pair in permutations(train.streams, 2) if "clip_txt" in pair]
+    raw = [row for pool in (pairs, captions, joined) for row in raw_rows(pool)]
+    yield labelled(raw, model="raw", setting="raw_clip", seed=first)
+    yield labelled(raw_rows(noise), model="random encoders", setting="raw_clip", seed=first)
+    cases = [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
+    cases += [("untrained", headline, first), *(("random encoders", setting, first) for setting in profile.settings)]
+    for kind, setting, seed in tqdm(cases, desc="retrieval", disable=not progress):
+        model = (untrained(profile, setting, seed, train) if kind == "untrained" else trained(
+            profile, setting, seed, stores[RANDOM if kind == "random encoders" else None, "train"], False).model)
+        model, main = model.to(device), kind == "trained" and setting == headline
+        pool = noise if kind == "random encoders" else pairs
+        rows = list(model_rows(model, pool, (CODES, OWN, CROSS, *([CENTRED] if main else [])), means=means))
+        if main:
+            rows += model_rows(model, captions, (CODES, CROSS), with_text)
+            rows += model_rows(model, joined, (CODES, CROSS), list(permutations(CLIP)))
+        if setting == headline and seed == first:
+            rows.append(joint_row(model, pool))
+        yield labelled(rows, model=kind, setting=setting.name, seed=seed)
+
+
+def labelled(rows: Sequence[Row], **labels) -> pd.DataFrame:
+    """The rows as a table, with constant columns in front."""
+    table = pd.DataFrame(rows, columns=Row._fields)
+    for place, (column, value) in enumerate(labels.items()):
+        table.insert(place, column, value)
+    return table
