@@ -22,7 +22,7 @@ from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from .alignment import jaccard_per_latent, label_counts, mean_jaccard, permutation_null
-from .alignment_report import CODINGS, SUPPORT
+from .alignment_report import CODINGS, SUPPORT, pick
 from .evaluation import encode_store, evaluate
 from .feeds import TensorFeed
 from .model import SPARC
@@ -31,6 +31,7 @@ from .retrieval import retrieval_metrics
 from .stages import stage
 from .store import FeatureStore
 from .training import TrainConfig
+from .verdicts import direction, share_reached, trend
 from .workflow import best_device, trained, untrained
 
 GATES: tuple[Gate, ...] = ("global", "local")
@@ -99,16 +100,12 @@ def sweep(profile: Profile, train: FeatureStore, test: FeatureStore, progress: b
 
 def run(profile: Profile, job: Job, train: Path, test: Path) -> pd.DataFrame:
     """One run on the stores in these folders, with one torch thread: trained if need be, measured, cached."""
-    sparc = dataclasses.replace(profile.sparc, epochs=profile.ablations.epochs, k=job.k, n_latents=job.n_latents)
-    variant = dataclasses.replace(profile, sparc=sparc)
-    setting = Setting("ablation", job.gate, job.cross_weight)
     data, held_out = _opened(train), _opened(test)
+    sparc = _variant(profile, job).sparc
 
     def build(partial: Path) -> None:
-        model = (trained(variant, setting, job.seed, data, progress=False).model if job.model == "trained"
-                 else untrained(variant, setting, job.seed, data))
         rows = slice(profile.ablations.test_samples)
-        found = measure(model.to(best_device()), held_out.tensors(rows), held_out.labels[rows],
+        found = measure(model_of(profile, job, data).to(best_device()), held_out.tensors(rows), held_out.labels[rows],
                         np.random.default_rng(job.seed), profile.evaluation.null_repeats)
         table = pd.DataFrame([(*job, *row) for row in found], columns=COLUMNS)
         table.to_csv(partial / "measures.csv.partial", index=False)
@@ -120,6 +117,19 @@ def run(profile: Profile, job: Job, train: Path, test: Path) -> pd.DataFrame:
               "code": [Path(__file__).parent / f"{name}.py" for name in _CODE]}
     with _one_thread():
         return pd.read_csv(stage("ablation", inputs, build) / "measures.csv")
+
+
+def model_of(profile: Profile, job: Job, train: FeatureStore) -> SPARC:
+    """The SPARC of a run, trained on first use."""
+    variant, setting = _variant(profile, job), Setting("ablation", job.gate, job.cross_weight)
+    if job.model == "untrained":
+        return untrained(variant, setting, job.seed, train)
+    return trained(variant, setting, job.seed, train, progress=False).model
+
+
+def _variant(profile: Profile, job: Job) -> Profile:
+    return dataclasses.replace(profile, sparc=dataclasses.replace(
+        profile.sparc, epochs=profile.ablations.epochs, k=job.k, n_latents=job.n_latents))
 
 
 def measure(model: SPARC, streams: Mapping[str, torch.Tensor], labels: sp.csr_array, null: np.random.Generator,
@@ -173,6 +183,42 @@ def curve(table: pd.DataFrame, profile: Profile, parameter: str, metric: str, co
     rows = along(table, profile, parameter, metric, coding)
     rows = rows[(rows.gate == gate) & (rows.model == "trained")]
     return rows.pivot(index="x", columns="seed", values="value")
+
+
+class Trend(NamedTuple):
+    """How a trained curve runs, for one seed. statistic: "trend" (rank correlation with the parameter, -1 to 1), or
+    "share reached at <λ>" (of the best improvement over the smallest λ)."""
+    statistic: str
+    parameter: str
+    metric: str
+    coding: str
+    gate: str
+    seed: int
+    value: float
+
+
+def trends(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """`Trend`s of every curve and seed that covers the whole sweep; shares of NMSE and FVU along λ only."""
+    found = []
+    for parameter in PARAMETERS:
+        for (metric, coding), _ in table.groupby(["metric", "coding"]):
+            for gate in GATES:
+                for seed, y in curve(table, profile, parameter, metric, coding, gate).dropna(axis=1).items():
+                    key = parameter, metric, coding, gate, seed
+                    found.append(Trend("trend", *key, trend(y.index, y)))
+                    if parameter == "cross_weight" and metric.endswith(("nmse", "fvu")):
+                        found += [Trend(f"share reached at {x:g}", *key, share_reached(y.index, y, x)) for x in y.index]
+    return pd.DataFrame(found, columns=Trend._fields)
+
+
+def reached(table: pd.DataFrame, at: float, metric: str, coding: str, gate: Gate) -> np.ndarray:
+    """From `trends`: the share of the best improvement over the smallest λ that λ = `at` brings, one a seed."""
+    return pick(table, statistic=f"share reached at {at:g}", metric=metric, coding=coding, gate=gate).value.to_numpy()
+
+
+def course(table: pd.DataFrame, parameter: str, metric: str, coding: str, gate: Gate) -> str:
+    """From `trends`: whether a curve "falls", "rises" or "has no clear direction" as the parameter grows."""
+    return direction(pick(table, statistic="trend", parameter=parameter, metric=metric, coding=coding, gate=gate).value)
 
 
 def _mean(numbers) -> float:
