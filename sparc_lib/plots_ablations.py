@@ -56,7 +56,7 @@ def panels(fig: Figure, table: pd.DataFrame, profile: Profile, parameter: str,
 
 
 def difference_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axes:
-    """Global minus Local along one parameter, paired by seed: the mean, bars from lowest to highest seed, each a dot."""
+    """Global minus Local along one parameter, paired by seed: the mean, bars from lowest to highest, seeds as dots."""
     trained = rows[rows.model == "trained"].pivot_table(index=["x", "seed"], columns="gate", values="value").dropna()
     gap = (trained["global"] - trained["local"]).rename("gap").reset_index()
     place = {x: i for i, x in enumerate(sorted(gap.x.unique()))}
