@@ -4,8 +4,8 @@ A claim has conditions, and controls: conditions that a result must also pass to
 model, random encoders ...). `decide`:
 
     not measurable   a condition lacks a number
-    does not hold    no condition holds
-    holds in part    some conditions hold; or all do, but a control fails or was not measured
+    does not hold    no condition holds; or some fail, and of the controls, if there are any, none holds either
+    holds in part    some conditions hold, and not all controls fail; or all hold, but a control fails or was not measured
     holds            all conditions and all controls hold
 """
 from __future__ import annotations
@@ -102,11 +102,13 @@ class Outcome(NamedTuple):
     holds: bool | None
 
     def __str__(self) -> str:
-        """The clause that came true, with both numbers."""
+        """The clause that came true, with both means."""
         if self.holds is None:
             return f"not measured: whether {self.condition.says}"
         clause = self.condition.says if self.holds else self.condition.fails
-        return f"{clause} ({self.left} against {self.right})"
+        bound = self.condition.right
+        right = number(self.right.mean) if isinstance(bound, str) else f"{bound:g}"
+        return f"{clause} ({number(self.left.mean)} against {right})"
 
 
 def examine(condition: Condition, quantities: Mapping[str, Sample]) -> Outcome:
@@ -125,9 +127,11 @@ def decide(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> V
         raise ValueError("a claim without conditions cannot be judged; give at least one")
     if any(outcome.holds is None for outcome in conditions):
         return "not measurable"
-    if not any(outcome.holds for outcome in conditions):
+    passed = [outcome.holds for outcome in conditions]
+    unsupported = bool(controls) and not any(outcome.holds for outcome in controls)
+    if not any(passed) or (not all(passed) and unsupported):
         return "does not hold"
-    return "holds" if all(outcome.holds for outcome in (*conditions, *controls)) else "holds in part"
+    return "holds" if all(passed) and all(outcome.holds for outcome in controls) else "holds in part"
 
 
 def because(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> str:
