@@ -93,7 +93,7 @@ def reconstructions(model: SPARC, codes: sp.csr_matrix, target: str, labels) -> 
 
 
 def _padded(codes: sp.csr_array, model: SPARC, device) -> Code:
-    """CSR rows as a `Code` of one width; rows with fewer entries are filled up with value 0, which decodes to nothing."""
+    """CSR rows as a `Code` of one width; shorter rows are filled up with the value 0, which decodes to nothing."""
     rows, width = codes.shape[0], int(np.diff(codes.indptr).max(initial=1))
     indices, values = np.zeros((rows, width), np.int64), np.zeros((rows, width), np.float32)
     row = np.repeat(np.arange(rows), np.diff(codes.indptr))

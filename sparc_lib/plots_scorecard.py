@@ -8,9 +8,9 @@ from .scorecard import Scorecard
 from .verdicts import Outcome, Verdict
 
 # Okabe-Ito; the shapes tell the verdicts apart without colour.
-LOOKS: dict[Verdict, tuple[str, str, str]] = {"holds": ("o", "#009E73", "full"), "holds in part": ("o", "#E69F00", "left"),
-                                              "does not hold": ("X", "#D55E00", "full"),
-                                              "not measurable": ("_", CONTROL_COLOUR, "full")}
+LOOKS: dict[Verdict, tuple[str, str, str]] = {
+    "holds": ("o", "#009E73", "full"), "holds in part": ("o", "#E69F00", "left"),
+    "does not hold": ("X", "#D55E00", "full"), "not measurable": ("_", CONTROL_COLOUR, "full")}
 FIRST_CONDITION, FIRST_CONTROL = 1.2, 4.2        # where the marks of the outcomes begin
 
 

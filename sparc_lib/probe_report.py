@@ -52,8 +52,8 @@ class LinearProbeRow(NamedTuple):
 
 
 def latent_probe_table(profile: Profile, progress: bool = True, n_jobs: int = 1) -> pd.DataFrame:
-    """1-D probes on the test split: `LatentProbeRow`s of every setting and seed, and of each setting untrained
-    with the first seed, under each of `READINGS`. Each model is a cached stage. n_jobs: joblib workers, over classes."""
+    """1-D probes on the test split: `LatentProbeRow`s of every setting and seed, and of each setting untrained with the
+    first seed, under each of `READINGS`. Each model is a cached stage. n_jobs: joblib workers, over classes."""
     test = features(profile, "test", progress=progress)
 
     def rows_of(model: SPARC) -> list[tuple]:

@@ -173,10 +173,10 @@ def link(table: str) -> str:
 def markdown(card: Scorecard, profile: str) -> str:
     """The scorecard as a page: rules, totals, one table a group."""
     table = score_table(card)
-    total = ", ".join(f"{n} {verdict}" for verdict, n in card.counts().items())
-    lines = [f"# Scorecard, profile `{profile}`", "", f"{len(table)} claims: {total}.", "",
-             "Verdicts are computed by the rules in `sparc_lib/claims.yaml` and `sparc_lib/verdicts.py` from the tables "
-             "in this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. Numbers here are "
+    total = ", ".join(f"{verdict}: {n}" for verdict, n in card.counts().items())
+    lines = [f"# Scorecard, profile `{profile}`", "", f"{len(table)} claims; {total}.", "",
+             "Verdicts are computed by the rules in `sparc_lib/claims.yaml` and `sparc_lib/verdicts.py` from the "
+             "tables in this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. Numbers here are "
              "means over seeds, with the lowest and the highest seed in brackets.", ""]
     columns = [column for column in table if column not in ("id", "group")]
     table["verdict"] = table.verdict.map(lambda verdict: f"{SYMBOLS[verdict]} {verdict}")

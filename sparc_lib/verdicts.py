@@ -5,7 +5,7 @@ model, random encoders ...). `decide`:
 
     not measurable   a condition lacks a number
     does not hold    no condition holds; or some fail, and of the controls, if there are any, none holds either
-    holds in part    some conditions hold, and not all controls fail; or all hold, but a control fails or was not measured
+    holds in part    some conditions hold, and not all controls fail; or all do, but a control fails or is not measured
     holds            all conditions and all controls hold
 """
 from __future__ import annotations

@@ -90,7 +90,7 @@ def test_measures_are_what_they_say(tiny, small_store):
     alone = encode_store(model, streams, "independent")
     dense = {s: z.toarray() / np.linalg.norm(z.toarray(), axis=1, keepdims=True) for s, z in alone.items()}
     hits = [(dense[q] @ dense[r].T).argmax(1) == np.arange(40) for q in dense for r in dense if q != r]
-    assert found["independent", "recall_1"] == pytest.approx(np.mean(hits), abs=0.02)      # argmax breaks ties otherwise
+    assert found["independent", "recall_1"] == pytest.approx(np.mean(hits), abs=0.02)   # argmax breaks ties otherwise
     counts = label_counts(alone, store.labels)
     alive = sum(counts.alive(s).astype(int) for s in alone) >= 2
     assert found["independent", "jaccard_alive"] == pytest.approx(jaccard_per_latent(counts)[alive].mean())

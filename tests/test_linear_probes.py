@@ -96,7 +96,7 @@ def test_raw_codes_and_reconstructions_of_every_stream(small_store):
     made = probe_representations(untrained(profile, profile.settings[0], 0, stores["train"]), stores)
     streams = ("dino", "clip_img", "clip_txt")
     assert set(raw) | set(made) == {(r, s) for r in ("raw", "codes", "reconstruction") for s in streams}
-    assert min(probe.mean_ap - probe.chance for probe in raw.values()) > .3          # concepts are linear in the features
+    assert min(probe.mean_ap - probe.chance for probe in raw.values()) > .3      # concepts are linear here
 
 
 def test_tables_hold_every_model_and_are_cached(small_store, monkeypatch):
