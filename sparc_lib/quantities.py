@@ -175,14 +175,15 @@ def _segmentation(table: pd.DataFrame) -> Iterator[Quantity]:
         for measure, column in measures.items():
             yield (f"segmentation/{setting}/latents/{streams[stream]}_{targets[target]}/{measure}",
                    _seeds(found, column))
-    other = {"CLIP similarity": "baseline/clip_similarity", "patch classifier, trained on masks": "baseline/detr",
-             "centred Gaussian": "control/gaussian", "wrong caption": "control/wrong",
-             "caption, untrained SPARC": "control/untrained", "caption, random encoders": "control/random_encoders"}
-    for (target, stream), found in table[table.target.isin(other)].groupby(["target", "stream"]):
+    other = {"CLIP similarity": "baseline/clip_similarity", "centred Gaussian": "control/gaussian",
+             "wrong caption": "control/wrong", "caption, untrained SPARC": "control/untrained",
+             "caption, random encoders": "control/random_encoders"}
+    kind = table.target.map(other).where(table.group != "reference", "baseline/detr")    # what stands in for DETR here
+    for (name, stream), found in table[table.setting.isin(["", "global_lambda1"])].groupby([kind, "stream"]):
         for measure, column in measures.items():
-            yield f"segmentation/{other[target]}/{streams.get(stream, 'none')}/{measure}", _seeds(found, column)
+            yield f"segmentation/{name}/{streams.get(stream, 'none')}/{measure}", _seeds(found, column)
             if stream == "clip_img":
-                yield f"segmentation/{other[target]}/{measure}", _seeds(found, column)
+                yield f"segmentation/{name}/{measure}", _seeds(found, column)
 
 
 TABLES: dict[str, Callable[[pd.DataFrame], Iterator[Quantity]]] = {

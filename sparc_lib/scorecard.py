@@ -34,6 +34,7 @@ class Claim:
     group: str
     claim: str
     published: tuple[str, ...]
+    note: str
     table: str
     show: Mapping[str, str]
     control: Mapping[str, str]
@@ -125,7 +126,7 @@ def published_value(published_id: str) -> float:
 
 
 def score_table(card: Scorecard) -> pd.DataFrame:
-    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, where (a link)."""
+    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, note, where (link)."""
     found, beside = card.quantities.found, {counterpart(key): key for key in published()}
     rows = []
     for claim, verdict, _, _, why in card.judgements:
@@ -137,7 +138,7 @@ def score_table(card: Scorecard) -> pd.DataFrame:
         rows.append({"id": claim.id, "group": claim.group, "claim": claim.claim, "paper": "; ".join(texts[True]),
                      "authors' notebooks": "; ".join(texts[False]), "here": _listed(claim.show, found),
                      "control": _listed(claim.control, found), "verdict": verdict, "why": why,
-                     "where": link(claim.table)})
+                     "note": claim.note, "where": link(claim.table)})
     return pd.DataFrame(rows)
 
 

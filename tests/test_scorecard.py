@@ -194,14 +194,20 @@ def test_heatmaps_by_target_stream_and_control(tmp_path):
         ("SPARC", "caption", "clip_img", "global_lambda1", "independent", 0, .3, .1, .02),
         ("SPARC", "caption", "clip_img", "global_lambda1", "joint", 0, .9, .9, .9),
         ("baseline", "CLIP similarity", "clip_img", "", "", 0, .4, .15, .03),
-        ("control", "centred Gaussian", "", "", "", 0, .1, .05, None)])
+        ("control", "centred Gaussian", "", "", "", 0, .1, .05, None),
+        ("control", "wrong caption", "dino", "global_lambda1", "independent", 0, .1, .1, 0),
+        ("control", "wrong caption", "dino", "local_lambda1", "independent", 0, .9, .9, .9),
+        ("reference", "patch classifier", "clip_img", "", "", 0, .6, .5, .4)])
     found = {key: sample.mean for key, sample in read_quantities(tmp_path).found.items()}
     assert found == pytest.approx({
         **{f"segmentation/global_lambda1/latents/{target}/{measure}": value
            for target, values in (("dino_sum", (.2, .1, .01)), ("clip_cross", (.3, .1, .02)))
            for measure, value in zip(("mAP20", "mIoU", "contrast"), values)},
-        **{f"segmentation/baseline/clip_similarity/{part}{measure}": value for part in ("", "clip/")
-           for measure, value in (("mAP20", .4), ("mIoU", .15), ("contrast", .03))},
+        **{f"segmentation/baseline/{name}/{part}{measure}": value for part in ("", "clip/")
+           for name, values in (("clip_similarity", (.4, .15, .03)), ("detr", (.6, .5, .4)))
+           for measure, value in zip(("mAP20", "mIoU", "contrast"), values)},
+        **{f"segmentation/control/wrong/dino/{measure}": value
+           for measure, value in (("mAP20", .1), ("mIoU", .1), ("contrast", 0))},
         "segmentation/control/gaussian/none/mAP20": .1, "segmentation/control/gaussian/none/mIoU": .05})
 
 
