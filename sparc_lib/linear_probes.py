@@ -33,13 +33,13 @@ class LinearProbe(NamedTuple):
     penalty: float
 
 
-class Inputs(NamedTuple):
-    """What a probe reads of one split: blocks of samples, and labels CSR [n, C]."""
+class Split(NamedTuple):
+    """What a probe reads of one split of the data: blocks of samples, and labels CSR [n, C]."""
     blocks: Blocks
     labels: sp.csr_array
 
 
-def linear_probe(train: Inputs, val: Inputs, test: Inputs, penalties: Iterable[float] = PENALTIES) -> LinearProbe:
+def linear_probe(train: Split, val: Split, test: Split, penalties: Iterable[float] = PENALTIES) -> LinearProbe:
     """Fit on train, choose the penalty by the squared error on val, score on test.
 
     Minimises sum_i |y_i - W x_i - b|² + a v n |W|² over W [C, d], b [C], with y = ±1, v the mean variance of an input
@@ -71,15 +71,15 @@ def linear_probe(train: Inputs, val: Inputs, test: Inputs, penalties: Iterable[f
     return LinearProbe(found, float(found[scored].mean()), float(share[scored].mean()), best)
 
 
-def inputs_of(matrix, labels) -> Inputs:
-    """`Inputs` of samples [n, d] in memory: array, tensor or CSR codes."""
-    source = as_csr(matrix, "inputs") if sp.issparse(matrix) else np.asarray(torch.as_tensor(matrix).cpu())
-    return Inputs(lambda: (source[start:start + BLOCK] for start in range(0, source.shape[0], BLOCK)),
+def split_of(matrix, labels) -> Split:
+    """`Split` of samples [n, d] in memory: array, tensor or CSR codes."""
+    source = as_csr(matrix, "samples") if sp.issparse(matrix) else np.asarray(torch.as_tensor(matrix).cpu())
+    return Split(lambda: (source[start:start + BLOCK] for start in range(0, source.shape[0], BLOCK)),
                   as_csr(labels, "labels"))
 
 
-def reconstructions(model: SPARC, codes: sp.csr_matrix, target: str, labels) -> Inputs:
-    """`Inputs` of z D_t + p_t [n, d_t] from stored codes [n, n_latents]; target = the codes' own stream, or another
+def reconstructions(model: SPARC, codes: sp.csr_matrix, target: str, labels) -> Split:
+    """`Split` of z D_t + p_t [n, d_t] from stored codes [n, n_latents]; target = the codes' own stream, or another
     for cross-reconstructions."""
     codes = as_csr(codes, "codes")
     device = model.pre_bias[target].device
@@ -89,7 +89,7 @@ def reconstructions(model: SPARC, codes: sp.csr_matrix, target: str, labels) -> 
         for start in range(0, codes.shape[0], BLOCK):
             yield model.decode(_padded(codes[start:start + BLOCK], model, device), target).cpu().numpy()
 
-    return Inputs(blocks, as_csr(labels, "labels"))
+    return Split(blocks, as_csr(labels, "labels"))
 
 
 def _padded(codes: sp.csr_array, model: SPARC, device) -> Code:
@@ -102,7 +102,7 @@ def _padded(codes: sp.csr_array, model: SPARC, device) -> Code:
     return Code(torch.from_numpy(indices).to(device), torch.from_numpy(values).to(device), model.n_latents)
 
 
-def _moments(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _moments(inputs: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean [d], covariance [d, d], covariance with labels [d, C] and mean of the ±1 labels [C], in float64."""
     n, total, labels_total, gram, products = 0, 0.0, 0.0, 0.0, 0.0
     for x, y in _paired(inputs):
@@ -113,7 +113,7 @@ def _moments(inputs: Inputs) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     return mean, gram / n - np.outer(mean, mean), products / n - np.outer(mean, labels_mean), labels_mean
 
 
-def _paired(inputs: Inputs) -> Iterator[tuple[np.ndarray | sp.csr_array, np.ndarray]]:
+def _paired(inputs: Split) -> Iterator[tuple[np.ndarray | sp.csr_array, np.ndarray]]:
     """Blocks with their labels as ±1, [m, d] and [m, C], float64. Raises ValueError when their numbers disagree."""
     start, rows = 0, inputs.labels.shape[0]
     for x in inputs.blocks():
@@ -125,7 +125,7 @@ def _paired(inputs: Inputs) -> Iterator[tuple[np.ndarray | sp.csr_array, np.ndar
         raise ValueError(f"{start} samples but {rows} rows of labels; pass the same samples, at least one")
 
 
-def _precisions(inputs: Inputs, w: np.ndarray, b: np.ndarray, learnable: np.ndarray) -> np.ndarray:
+def _precisions(inputs: Split, w: np.ndarray, b: np.ndarray, learnable: np.ndarray) -> np.ndarray:
     """Average precision [C]; NaN where a class has no positive or no negative."""
     scores = np.concatenate([x @ w + b for x, _ in _paired(inputs)])
     truth, found = inputs.labels.astype(bool).tocsc(), np.full(len(b), np.nan)
@@ -143,7 +143,7 @@ def probe_representations(model: SPARC, stores: dict[str, FeatureStore], coding:
     codes = {split: encode_store(model, store, coding) for split, store in stores.items()}
     found = {}
     for stream in model.streams:
-        made = {"codes": [inputs_of(codes[split][stream], store.labels) for split, store in stores.items()],
+        made = {"codes": [split_of(codes[split][stream], store.labels) for split, store in stores.items()],
                 "reconstruction": [reconstructions(model, codes[split][stream], stream, store.labels)
                                    for split, store in stores.items()]}
         found |= {(name, stream): linear_probe(*splits) for name, splits in made.items()}
@@ -153,6 +153,6 @@ def probe_representations(model: SPARC, stores: dict[str, FeatureStore], coding:
 def probe_features(stores: dict[str, FeatureStore]) -> dict[tuple[str, str], LinearProbe]:
     """{("raw", stream): probe} on the features themselves, rows of norm 1."""
     tensors = {split: store.tensors() for split, store in stores.items()}
-    return {("raw", stream): linear_probe(*(inputs_of(tensors[split][stream], store.labels)
+    return {("raw", stream): linear_probe(*(split_of(tensors[split][stream], store.labels)
                                             for split, store in stores.items()))
             for stream in next(iter(stores.values())).streams}

@@ -96,15 +96,16 @@ def _table(profile: Profile, row: type, rows_of, data: dict[str, str], progress:
         def build(partial: Path) -> None:
             model = (untrained(profile, setting, seed, store) if kind == "untrained"
                      else trained(profile, setting, seed, store, progress=False).model)
-            table = pd.DataFrame([(kind, setting.name, seed, *found) for found in rows_of(model.to(best_device()))],
-                                 columns=row._fields)
+            table = pd.DataFrame(rows_of(model.to(best_device())), columns=row._fields[3:])
             table.to_csv(partial / "rows.csv.partial", index=False)
             (partial / "rows.csv.partial").rename(partial / "rows.csv")
 
-        inputs = {"table": row.__name__, "model": kind, "setting": setting, "seed": seed, "train": store.digest,
+        told = setting.gate if kind == "untrained" else setting         # λ does not reach an untrained model
+        inputs = {"table": row.__name__, "model": kind, "setting": told, "seed": seed, "train": store.digest,
                   "data": data, "sparc": profile.sparc, "min_positives": profile.evaluation.probe_min_positives,
                   "code": [Path(__file__).parent / f"{name}.py" for name in (*_CODE, "losses", "training", "dead")]}
-        tables.append(pd.read_csv(stage("probes", inputs, build) / "rows.csv"))
+        table = pd.read_csv(stage("probes", inputs, build) / "rows.csv")
+        tables.append(table.assign(model=kind, setting=setting.name, seed=seed)[list(row._fields)])
     return pd.concat(tables, ignore_index=True)
 
 

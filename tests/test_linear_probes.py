@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 
 from sparc_lib import linear_probes, probe_report
 from sparc_lib.evaluation import encode_store
-from sparc_lib.linear_probes import inputs_of, linear_probe, probe_features, probe_representations, reconstructions
+from sparc_lib.linear_probes import split_of, linear_probe, probe_features, probe_representations, reconstructions
 from sparc_lib.profiles import load_profile
 from sparc_lib.workflow import untrained
 
@@ -24,7 +24,7 @@ def problem(seed, n=400, d=12):
 
 def test_equals_scikit_learns_ridge():
     (x, y), (v, w), (t, u) = (problem(seed) for seed in range(3))
-    found = linear_probe(inputs_of(x, y), inputs_of(v, w), inputs_of(t, u), penalties=[.1])
+    found = linear_probe(split_of(x, y), split_of(v, w), split_of(t, u), penalties=[.1])
     centred = x - x.mean(0)
     alpha = .1 * len(x) * (centred ** 2).sum() / centred.size
     scores = Ridge(alpha=alpha, solver="cholesky").fit(x, 2.0 * y - 1).predict(t)
@@ -38,11 +38,11 @@ def test_equals_scikit_learns_ridge():
 def test_blocks_and_sparse_codes_change_nothing(monkeypatch):
     splits = [problem(seed) for seed in range(3)]
     codes = [(np.where(x > 3.5, x, 0), y) for x, y in splits]
-    whole = linear_probe(*(inputs_of(x, y) for x, y in codes))
+    whole = linear_probe(*(split_of(x, y) for x, y in codes))
     monkeypatch.setattr(linear_probes, "BLOCK", 64)
-    sparse = linear_probe(*(inputs_of(sp.csr_matrix(x), sp.csr_array(y)) for x, y in codes))
+    sparse = linear_probe(*(split_of(sp.csr_matrix(x), sp.csr_array(y)) for x, y in codes))
     np.testing.assert_allclose(sparse.average_precision, whole.average_precision, rtol=1e-9)
-    tensors = linear_probe(*(inputs_of(torch.from_numpy(x), torch.from_numpy(y)) for x, y in codes))
+    tensors = linear_probe(*(split_of(torch.from_numpy(x), torch.from_numpy(y)) for x, y in codes))
     np.testing.assert_allclose(tensors.average_precision, whole.average_precision, rtol=1e-9)
 
 
@@ -54,27 +54,27 @@ def test_the_penalty_is_chosen_on_validation_not_on_test():
         alpha = a * ((x - x.mean(0)) ** 2).sum() / 25
         return np.square(Ridge(alpha=alpha, solver="cholesky").fit(x, 2.0 * y - 1).predict(v) - 2.0 * w + 1).sum()
 
-    chosen = linear_probe(inputs_of(x, y), inputs_of(v, w), inputs_of(t, ~u), grid)        # test labels turned around
+    chosen = linear_probe(split_of(x, y), split_of(v, w), split_of(t, ~u), grid)        # test labels turned around
     assert chosen.penalty == min(grid, key=error) and grid[0] < chosen.penalty < grid[-1]
 
 
 def test_classes_that_cannot_be_scored_are_left_out():
     (x, y), (v, w), (t, u) = (problem(seed) for seed in range(3))
     never = np.zeros((400, 1), bool)
-    found = linear_probe(*(inputs_of(a, np.hstack([b, never])) for a, b in ((x, y), (v, w), (t, u))))
+    found = linear_probe(*(split_of(a, np.hstack([b, never])) for a, b in ((x, y), (v, w), (t, u))))
     assert np.isnan(found.average_precision[2]) and found.chance == pytest.approx(u.mean())
     with pytest.raises(ValueError, match="no class has both positives and negatives among the training and the test"):
-        linear_probe(inputs_of(x, y), inputs_of(v, w), inputs_of(t, np.zeros((400, 2))))
+        linear_probe(split_of(x, y), split_of(v, w), split_of(t, np.zeros((400, 2))))
 
 
 def test_disagreeing_sizes_and_constant_inputs_are_refused():
     x, y = problem(0)
     with pytest.raises(ValueError, match="400 samples but 399 rows of labels"):
-        linear_probe(inputs_of(x, y[:-1]), inputs_of(x, y), inputs_of(x, y))
+        linear_probe(split_of(x, y[:-1]), split_of(x, y), split_of(x, y))
     with pytest.raises(ValueError, match="400 samples but 399 rows"):
-        linear_probe(inputs_of(x, y), inputs_of(x, y), inputs_of(x, y[:-1]))
+        linear_probe(split_of(x, y), split_of(x, y), split_of(x, y[:-1]))
     with pytest.raises(ValueError, match="inputs are all equal"):
-        linear_probe(inputs_of(np.ones_like(x), y), inputs_of(x, y), inputs_of(x, y))
+        linear_probe(split_of(np.ones_like(x), y), split_of(x, y), split_of(x, y))
 
 
 def test_reconstructions_are_the_models(small_store):
