@@ -163,6 +163,12 @@ def _protocols(table: pd.DataFrame) -> Iterator[Quantity]:
         yield f"retrieval/{setting}/{protocol}/R@1", _seeds(found, "recall_1")
 
 
+def _baselines(table: pd.DataFrame) -> Iterator[Quantity]:
+    """05_baselines: every other method in the same task, mean over directions."""
+    for kind, rows in table[table.model == "trained"].groupby("kind"):
+        yield f"retrieval/baseline/{kind}/R@1", _seeds(rows, "recall_1")
+
+
 def _segmentation(table: pd.DataFrame) -> Iterator[Quantity]:
     """06_segmentation: mask mAP at IoU 0.20, mean IoU and target-minus-other contrast of every kind of heatmap; SPARC
     with independent codes. The cross-modal targets of the published table are caption targets here."""
@@ -189,4 +195,4 @@ def _segmentation(table: pd.DataFrame) -> Iterator[Quantity]:
 TABLES: dict[str, Callable[[pd.DataFrame], Iterator[Quantity]]] = {
     "02_scores": _tradeoff, "03_trends": _trends, "03_runs": _sweep_cost, "04_jaccard": _jaccard,
     "04_patterns": _patterns, "04_latent_probes": _probes, "04_retrieval": _retrieval, "05_retrieval": _protocols,
-    "06_segmentation": _segmentation}
+    "05_baselines": _baselines, "06_segmentation": _segmentation}

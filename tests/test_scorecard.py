@@ -94,7 +94,8 @@ def test_committed_tables_hold_every_number_the_claims_ask_for():
     present = ("02_scores", "04_jaccard", "04_patterns", "04_retrieval")
     wanted = {key for claim in load_claims() if claim.table in present
               for key in (*claim.quantities(), *claim.show.values(), *claim.control.values())}
-    assert {key for key in wanted if not key.startswith("sweep/")} <= set(quantities.found)
+    elsewhere = ("sweep/", "retrieval/baseline/")                     # written by notebooks 03 and 05
+    assert {key for key in wanted if not key.startswith(elsewhere)} <= set(quantities.found)
     for claim in load_claims():
         if claim.table not in quantities.missing:
             assert "#cell-id=" in link(claim.table)
@@ -179,7 +180,11 @@ def test_sweeps_probes_and_protocols(tmp_path):
            for coding, extra in (("independent", 0), ("joint", .9))
            for pair, r in ((("clip_txt", "clip_img"), .2 + extra), (("clip_img", "clip_txt"), .4 + extra),
                            (("dino", "clip_txt"), 0))])
+    write(tmp_path, "05_baselines", "model seed kind query reference recall_1",
+          [("trained", 0, "ridge", "dino", "clip_img", .2), ("trained", 0, "ridge", "clip_img", "dino", .4),
+           ("random encoders", 0, "ridge", "clip_img", "dino", .9)])
     found = read_quantities(tmp_path).found
+    assert found["retrieval/baseline/ridge/R@1"].values == pytest.approx((.3,))
     assert found["sweep/trend/k/cross_nmse/joint/global"].values == pytest.approx((-1, -.8))
     assert found["sweep/share_reached_at_1/cross_weight/cross_nmse/joint/local"].values == (.95,)
     assert found["sweep/self_nmse_penalty_low"].values == pytest.approx((.1,))
