@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 from joblib import Parallel, delayed
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
@@ -35,22 +36,49 @@ def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
     return float(np.logaddexp(0, np.where(target, -logits, logits)).mean())
 
 
-def _fit(activation: np.ndarray, target: np.ndarray) -> LogisticRegression:
-    """L2 logistic regression (C = 1) of target [m] on one latent [m].
+def _fit(activation: np.ndarray, target: np.ndarray, solver: str) -> tuple[float, float]:
+    """Weight and bias of the L2 logistic regression (C = 1, bias free) of target [m] on one latent [m].
 
     A latent is silent on most samples and all silent samples are alike, so two weighted rows stand for
     them: the same objective at a fraction of the cost.
     """
     fires = activation != 0
     silent = np.array([(~fires & target).sum(), (~fires & ~target).sum()])
-    x = np.concatenate([activation[fires], np.zeros((silent > 0).sum())])
+    x = np.concatenate([activation[fires], np.zeros((silent > 0).sum())]).astype(np.float64)
     y = np.concatenate([target[fires], np.array([True, False])[silent > 0]])
-    weight = np.concatenate([np.ones(fires.sum()), silent[silent > 0]])
-    return LogisticRegression(max_iter=1000).fit(x[:, None], y, sample_weight=weight)
+    count = np.concatenate([np.ones(fires.sum()), silent[silent > 0]])
+    if solver == "newton":
+        return _newton(x, np.where(y, 1.0, -1.0), count)
+    model = LogisticRegression(max_iter=1000).fit(x[:, None], y, sample_weight=count)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
+
+
+def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, float]:
+    """The same optimum to machine precision: with two unknowns, Newton's method needs a few steps, each halved until
+    the objective falls."""
+
+    def objective(weight: float, bias: float) -> float:
+        return float(count @ np.logaddexp(0, -sign * (weight * x + bias))) + weight * weight / 2
+
+    weight, bias = 0.0, 0.0
+    value = objective(weight, bias)
+    for _ in range(100):
+        wrong = expit(-sign * (weight * x + bias))           # probability of the other class
+        slope, curve = -count * sign * wrong, count * wrong * (1 - wrong)
+        gradient = np.array([slope @ x + weight, slope.sum()])
+        hessian = np.array([[curve @ (x * x) + 1, curve @ x], [curve @ x, curve.sum() + 1e-12]])
+        step = np.linalg.solve(hessian, gradient)
+        if gradient @ step < 1e-16 * max(value, 1e-300):     # what is left to gain is below rounding
+            break
+        size = 1.0
+        while (lower := objective(weight - size * step[0], bias - size * step[1])) > value and size > 1e-6:
+            size /= 2
+        weight, bias, value = weight - size * step[0], bias - size * step[1], lower
+    return float(weight), float(bias)
 
 
 def _probe(codes: sp.csc_array, fires: sp.csr_array, positive: np.ndarray, column: int, select_on: str,
-           n_candidates: int) -> float:
+           n_candidates: int, solver: str) -> float:
     train, val, test = _balanced_splits(positive, column)
     counted = positive.copy()
     if select_on == "train":
@@ -66,8 +94,7 @@ def _probe(codes: sp.csc_array, fires: sp.csr_array, positive: np.ndarray, colum
         activation[codes.indices[entries]] = codes.data[entries]
         if not (activation[train] > 0).any():
             continue
-        model = _fit(activation[train], positive[train])
-        weight, bias = model.coef_[0, 0], model.intercept_[0]
+        weight, bias = _fit(activation[train], positive[train], solver)
         loss = _cross_entropy(weight * activation[val] + bias, positive[val])
         if loss < best_loss:
             best_loss, best_test = loss, _cross_entropy(weight * activation[test] + bias, positive[test])
@@ -75,7 +102,7 @@ def _probe(codes: sp.csc_array, fires: sp.csr_array, positive: np.ndarray, colum
 
 
 def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 50, n_candidates: int = 20,
-                 n_jobs: int = 1) -> np.ndarray:
+                 n_jobs: int = 1, solver: str = "lbfgs") -> np.ndarray:
     """Test cross-entropy (nats) of the best single latent, float64 [classes with > min_positives positives].
 
     codes: one stream's [n, L]; labels: [n, C]; CSR, tensors or arrays. Per class: balance the negatives,
@@ -86,11 +113,15 @@ def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 
 
     select_on: "all" counts co-firing over all samples, test included, as published (F7); "train" over the
     train split only. Seeds are the published ones, fixed by the class's column. n_jobs: joblib workers.
+    solver: "lbfgs" is the published one, which stops some 2e-5 short of the optimum; "newton" reaches it,
+    several times faster.
 
-    Raises ValueError for another select_on, different numbers of samples, or no class with enough positives.
+    Raises ValueError for another select_on or solver, different numbers of samples, or no class with enough positives.
     """
     if select_on not in ("all", "train"):
         raise ValueError(f"select_on={select_on!r}: choose 'all' (as published) or 'train'")
+    if solver not in ("lbfgs", "newton"):
+        raise ValueError(f"solver={solver!r}: choose 'lbfgs' (as published) or 'newton'")
     codes, labels = as_csr(codes, "codes").tocsc(), as_csr(labels, "labels")
     if codes.shape[0] != labels.shape[0]:
         raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples")
@@ -107,5 +138,5 @@ def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 
         return present
 
     return np.array(Parallel(n_jobs=n_jobs)(
-        delayed(_probe)(codes, fires, positive(column), column, select_on, n_candidates)
+        delayed(_probe)(codes, fires, positive(column), column, select_on, n_candidates, solver)
         for column in columns.tolist()))

@@ -100,6 +100,17 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True)
+class AblationSpec:
+    """Values swept one at a time around the profile's own, which is always among them."""
+    epochs: int                       # of every run of the sweep, the headline settings' included
+    test_samples: int | None          # test pairs that are measured; null takes all
+    cross_weights: tuple[float, ...]  # λ
+    k: tuple[int, ...]
+    n_latents: tuple[int, ...]        # L
+    seeds: tuple[int, ...]            # the headline settings take the profile's seeds instead
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     description: str
@@ -109,6 +120,7 @@ class Profile:
     settings: tuple[Setting, ...]     # the headline comparison: gate x λ
     seeds: tuple[int, ...]
     evaluation: EvaluationSpec
+    ablations: AblationSpec
 
     def sparc_for(self, setting: Setting | str) -> SparcSpec:
         """The training specification of one headline setting, given itself or its name."""
@@ -195,7 +207,7 @@ def _describe(kind: typing.Any) -> str:
 
 
 def _validate(profile: Profile, stem: str) -> None:
-    data, sparc, evaluation = profile.data, profile.sparc, profile.evaluation
+    data, sparc, evaluation, sweep = profile.data, profile.sparc, profile.evaluation, profile.ablations
     names = [setting.name for setting in profile.settings]
     positive = {"data.train": data.train, "data.val": data.val, "data.test": data.test,
                 "data.max_samples": data.max_samples, "encoders.batch_size": profile.encoders.batch_size,
@@ -203,7 +215,8 @@ def _validate(profile: Profile, stem: str) -> None:
                 "sparc.epochs": sparc.epochs, "sparc.learning_rate": sparc.learning_rate,
                 "sparc.dead_after": sparc.dead_after, "sparc.redraw_every": sparc.redraw_every,
                 "evaluation.retrieval_pool": evaluation.retrieval_pool, "evaluation.top_n": evaluation.top_n,
-                "evaluation.heatmap_images": evaluation.heatmap_images}
+                "evaluation.heatmap_images": evaluation.heatmap_images, "ablations.epochs": sweep.epochs,
+                "ablations.test_samples": sweep.test_samples, "ablations.k": min(sweep.k)}
     for field, value in positive.items():
         if value is not None and not value > 0:
             raise ProfileError(f"field {field} must be above 0, got {value}")
@@ -215,6 +228,11 @@ def _validate(profile: Profile, stem: str) -> None:
          f"field sparc.k_aux must lie in 0 .. {sparc.n_latents}, got {sparc.k_aux}"),
         (sparc.aux_weight >= 0 and sparc.cross_weight >= 0 and all(s.cross_weight >= 0 for s in profile.settings),
          "fields aux_weight and cross_weight must not be negative"),
+        (min(sweep.cross_weights) >= 0, f"field ablations.cross_weights must not be negative: {sweep.cross_weights}"),
+        (max(*sweep.k, sparc.k) <= min(*sweep.n_latents, sparc.n_latents),
+         f"every k ({max(*sweep.k, sparc.k)}) must be at most every number of latents "
+         f"({min(*sweep.n_latents, sparc.n_latents)}); see fields ablations.k and ablations.n_latents"),
+        (len(set(sweep.seeds)) == len(sweep.seeds), f"field ablations.seeds has a seed twice: {sweep.seeds}"),
         (len(set(names)) == len(names), f"field settings has a name twice: {', '.join(names)}"),
         (len(set(profile.seeds)) == len(profile.seeds), f"field seeds has a seed twice: {profile.seeds}"),
         (data.kind != "miniworld" or None not in (data.train, data.val, data.test),

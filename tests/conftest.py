@@ -4,7 +4,10 @@ import os
 
 os.environ["MPLBACKEND"] = "Agg"
 
+import numpy as np
 import pytest
+
+from sparc_lib.store import FeatureStore
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +18,20 @@ def scratch(tmp_path, monkeypatch):
     for variable in ("SPARC_PROFILE", "SPARC_NOTEBOOKS", "SPARC_REBUILD_BEFORE"):
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def small_store(tmp_path):
+    """make(name, n): a labelled store of n pairs whose three streams show the same eight concepts, with noise."""
+    streams = ("dino", "clip_img", "clip_txt")
+    mix = {s: np.random.default_rng(i).standard_normal((8, 12 + i)) for i, s in enumerate(streams)}
+
+    def make(name, n=96):
+        draw = np.random.default_rng(len(name))
+        concepts = draw.random((n, 8)) * (draw.random((n, 8)) < .3) + .05
+        features = {s: (concepts @ a + .1 * draw.standard_normal((n, a.shape[1]))) for s, a in mix.items()}
+        ids = [f"{name}-{i}" for i in range(n)]
+        return FeatureStore.create(tmp_path / name, features, ids=ids, labels=concepts > .3,
+                                   classes=[f"class {c}" for c in range(8)], split=name)
+
+    return make

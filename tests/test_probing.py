@@ -24,16 +24,31 @@ def test_finds_the_latent_of_a_class():
     assert losses[0] < 0.25 < 0.6 < losses[1] < 0.85
 
 
-def test_weighted_silent_rows_give_the_full_regression():
-    draw = np.random.default_rng(0)
-    activation = draw.random(300) * (draw.random(300) < 0.2)
+@pytest.mark.parametrize("seed", range(6))
+def test_the_fit_is_scikit_learns(seed):
+    draw = np.random.default_rng(seed)
+    activation = 3 * draw.random(300) * (draw.random(300) < draw.choice([.02, .2, 1]))
     target = draw.random(300) < 0.3 + 0.4 * (activation > 0)
-    small, full = _fit(activation, target), LogisticRegression(max_iter=1000).fit(activation[:, None], target)
-    probability = full.predict_proba(activation[:, None])
-    np.testing.assert_allclose(small.predict_proba(activation[:, None]), probability, atol=1e-9)
-    assert log_loss(target, probability) < log_loss(target, np.full(300, target.mean()))
-    always = draw.random(100) + 0.1
-    assert _fit(always, always > 0.5).coef_[0, 0] > 0  # no silent rows at all
+    (weight, bias), full = _fit(activation, target, "newton"), LogisticRegression(max_iter=10_000, tol=1e-12)
+    full.fit(activation[:, None], target)
+    early = _fit(activation, target, "lbfgs")
+    assert early == pytest.approx((weight, bias), abs=2e-2)                # as published: stops before the optimum
+    assert weight == pytest.approx(full.coef_[0, 0], abs=1e-4) and bias == pytest.approx(full.intercept_[0], abs=1e-4)
+
+
+def test_the_fit_is_finite_where_the_classes_are_separate():
+    always = np.random.default_rng(0).random(100) + 0.1
+    weight, bias = _fit(always, always > 0.5, "newton")                  # no silent rows at all
+    assert 0 < weight < 100 and bias < 0
+    fires = np.arange(100) < 40
+    weight, bias = _fit(1000.0 * fires, fires, "newton")                 # large activations, told apart by firing alone
+    loss = log_loss(fires, 1 / (1 + np.exp(-np.clip(weight * 1000.0 * fires + bias, -30, 30))))
+    assert loss < 1e-3
+
+
+def test_both_solvers_give_the_same_losses():
+    codes, labels = problem()
+    np.testing.assert_allclose(probe_losses(codes, labels, solver="newton"), probe_losses(codes, labels), atol=2e-4)
 
 
 def test_kinds_of_input_and_jobs_agree():
@@ -69,6 +84,8 @@ def test_clear_errors():
     codes, labels = problem()
     with pytest.raises(ValueError, match="select_on='test'"):
         probe_losses(codes, labels, select_on="test")
+    with pytest.raises(ValueError, match="solver='adam'"):
+        probe_losses(codes, labels, solver="adam")
     with pytest.raises(ValueError, match="600 samples, labels 599"):
         probe_losses(codes, labels[:-1])
     with pytest.raises(ValueError, match="no class of 3 has more than 500"):

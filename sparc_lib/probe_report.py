@@ -1,0 +1,118 @@
+"""The probes of a profile as tidy tables: single latents as published and with honest selection, and full linear ones.
+
+Read beside each other: a single latent says how concentrated a concept is, a full linear probe how much of it is there
+at all, and the raw features how much there was to keep.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from .evaluation import encode_store
+from .linear_probes import LinearProbe, probe_features, probe_representations
+from .model import SPARC
+from .probing import probe_losses
+from .profiles import Profile, Setting
+from .stages import stage
+from .workflow import SPLITS, best_device, features, trained, untrained
+
+# (coding, select_on): as published, where candidates are chosen on all samples; chosen on train (F7); and with the
+# codes of a user who has one stream only.
+READINGS = (("joint", "all"), ("joint", "train"), ("independent", "train"))
+_CODE = ("alignment", "evaluation", "linear_probes", "model", "probe_report", "probing")
+
+
+class LatentProbeRow(NamedTuple):
+    """loss: test cross-entropy (nats) of the best single latent, mean over n_classes classes; chance is log 2."""
+    model: str
+    setting: str
+    seed: int
+    stream: str
+    coding: str
+    select_on: str
+    loss: float
+    n_classes: int
+
+
+class LinearProbeRow(NamedTuple):
+    """mean_ap: of a linear probe on one representation of a stream, "raw", "codes" or "reconstruction", the latter two
+    from independent codes. chance: of a probe that knows nothing. model "raw" stands for the features themselves."""
+    model: str
+    setting: str
+    seed: int
+    representation: str
+    stream: str
+    mean_ap: float
+    chance: float
+
+
+def latent_probe_table(profile: Profile, progress: bool = True, n_jobs: int = 1) -> pd.DataFrame:
+    """1-D probes on the test split: `LatentProbeRow`s of every setting and seed, and of each setting untrained with the
+    first seed, under each of `READINGS`. Each model is a cached stage. n_jobs: joblib workers, over classes."""
+    test = features(profile, "test", progress=progress)
+
+    def rows_of(model: SPARC) -> list[tuple]:
+        found, losses = [], {}
+        for coding, select_on in READINGS:
+            if model.gate == "local" and ("joint", select_on) in losses:       # both codings are the same codes
+                losses[coding, select_on] = losses["joint", select_on]
+            else:
+                codes = encode_store(model, test, coding)
+                losses[coding, select_on] = {
+                    stream: probe_losses(z, test.labels, select_on, n_jobs=n_jobs, solver="newton",
+                                         min_positives=profile.evaluation.probe_min_positives)
+                    for stream, z in codes.items()}
+            found += [(stream, coding, select_on, float(np.mean(loss)), len(loss))
+                      for stream, loss in losses[coding, select_on].items()]
+        return found
+
+    return _table(profile, LatentProbeRow, rows_of, {"test": test.digest}, progress)
+
+
+def linear_probe_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
+    """Full linear probes: `LinearProbeRow`s of the raw features, then of the models of `latent_probe_table`."""
+    stores = {split: features(profile, split, progress=progress) for split in SPLITS}
+
+    def plain(probes: dict[tuple[str, str], LinearProbe]) -> list[tuple]:
+        return [(*key, probe.mean_ap, probe.chance) for key, probe in probes.items()]
+
+    raw = pd.DataFrame([("raw", "raw", profile.seeds[0], *row) for row in plain(probe_features(stores))],
+                       columns=LinearProbeRow._fields)
+    made = _table(profile, LinearProbeRow, lambda model: plain(probe_representations(model, stores)),
+                  {split: store.digest for split, store in stores.items()}, progress)
+    return pd.concat([raw, made], ignore_index=True)
+
+
+def _table(profile: Profile, row: type, rows_of, data: dict[str, str], progress: bool) -> pd.DataFrame:
+    """The rows of every model of the profile, each model a stage keyed by its weights' origin and the data."""
+    store = features(profile, "train", progress=False)
+    tables = []
+    for kind, setting, seed in tqdm(list(_models(profile)), desc=row.__name__[:-3], disable=not progress):
+        def build(partial: Path) -> None:
+            model = (untrained(profile, setting, seed, store) if kind == "untrained"
+                     else trained(profile, setting, seed, store, progress=False).model)
+            table = pd.DataFrame(rows_of(model.to(best_device())), columns=row._fields[3:])
+            table.to_csv(partial / "rows.csv.partial", index=False)
+            (partial / "rows.csv.partial").rename(partial / "rows.csv")
+
+        told = setting.gate if kind == "untrained" else setting         # λ does not reach an untrained model
+        inputs = {"table": row.__name__, "model": kind, "setting": told, "seed": seed, "train": store.digest,
+                  "data": data, "sparc": profile.sparc, "min_positives": profile.evaluation.probe_min_positives,
+                  "code": [Path(__file__).parent / f"{name}.py" for name in (*_CODE, "losses", "training", "dead")]}
+        table = pd.read_csv(stage("probes", inputs, build) / "rows.csv")
+        tables.append(table.assign(model=kind, setting=setting.name, seed=seed)[list(row._fields)])
+    return pd.concat(tables, ignore_index=True)
+
+
+def _models(profile: Profile) -> Iterator[tuple[str, Setting, int]]:
+    for setting in profile.settings:
+        for seed in profile.seeds:
+            yield "trained", setting, seed
+    for setting in profile.settings:
+        yield "untrained", setting, profile.seeds[0]
+

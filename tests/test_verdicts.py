@@ -1,0 +1,99 @@
+import math
+
+import pytest
+
+from sparc_lib.verdicts import (Condition, Outcome, Sample, because, compare, decide, direction, examine, number,
+                                share_reached, trend)
+
+
+def outcome(holds):
+    return Outcome(Condition("a", "above", 0.5, "a is large", "a is small"), Sample.of([.7]), Sample.of([.5]), holds)
+
+
+def test_above_counts_the_spread_of_the_seeds_and_the_margin():
+    left, right = Sample.of([.5, .6]), Sample.of([.3, .4])
+    assert compare(left, "above", right) and compare(right, "below", left)
+    assert compare(left, "above", right, .0999) and not compare(left, "above", right, .1001)
+    assert not compare(Sample.of([.39, .9]), "above", right)               # higher mean, but one seed lies inside
+    assert not compare(left, "above", left) and not compare(left, "below", left)
+
+
+def test_near_compares_means():
+    assert compare(Sample.of([.1, .3]), "near", Sample.of([.25]), .05)
+    assert not compare(Sample.of([.1, .3]), "near", Sample.of([.2501]), .05)
+    with pytest.raises(ValueError, match="relation 'beside'"):
+        compare(Sample.of([0]), "beside", Sample.of([0]))
+
+
+@pytest.mark.parametrize("conditions, controls, verdict", [
+    ([True], [], "holds"), ([True, True], [True], "holds"),
+    ([True], [False], "holds in part"), ([True], [True, False], "holds in part"), ([True], [None], "holds in part"),
+    ([True, False], [], "holds in part"), ([True, False], [True], "holds in part"),
+    ([True, False], [True, False], "holds in part"),
+    ([True, False], [False], "does not hold"), ([True, False], [False, None], "does not hold"),
+    ([False], [], "does not hold"), ([False, False], [True], "does not hold"),
+    ([None], [True], "not measurable"), ([True, None], [], "not measurable"), ([False, None], [], "not measurable"),
+])
+def test_every_verdict_follows_from_the_outcomes(conditions, controls, verdict):
+    assert decide([outcome(holds) for holds in conditions], [outcome(holds) for holds in controls]) == verdict
+
+
+def test_a_claim_without_conditions_is_refused():
+    with pytest.raises(ValueError, match="cannot be judged"):
+        decide([], [outcome(True)])
+
+
+def test_examine_takes_quantities_or_plain_numbers_and_notices_missing_ones():
+    numbers = {"a": Sample.of([.6, .7]), "b": Sample.of([.4])}
+    assert examine(Condition("a", "above", "b", "", ""), numbers).holds is True
+    assert examine(Condition("a", "above", 0.6, "", ""), numbers).holds is False
+    assert examine(Condition("a", "above", 0, "", ""), numbers).holds is True
+    assert examine(Condition("c", "above", "b", "", ""), numbers).holds is None
+    assert examine(Condition("a", "above", "c", "", ""), numbers).holds is None
+
+
+def test_the_sentence_says_what_came_true_with_its_numbers():
+    numbers = {"a": Sample.of([.6]), "b": Sample.of([.4])}
+    good = examine(Condition("a", "above", "b", "a exceeds b", "a does not exceed b"), numbers)
+    bad = examine(Condition("b", "above", .5, "b is large", "b is small"), numbers)
+    assert because([good]) == "A exceeds b (0.600 against 0.400)."
+    assert because([good], [bad]) == "A exceeds b (0.600 against 0.400); but b is small (0.400 against 0.5)."
+    assert because([bad], [good]).endswith("; control: a exceeds b (0.600 against 0.400).")
+    lost = examine(Condition("z", "above", .5, "z is large", "z is small"), numbers)
+    assert "but not measured: whether z is large" in because([good], [lost])
+
+
+def test_samples_show_their_spread_and_refuse_nan():
+    assert str(Sample.of([.5, .6])) == "0.550 (0.500 to 0.600)"
+    assert str(Sample.of([.5])) == str(Sample.of([.5, .5])) == "0.500"
+    for values in ([], [math.nan], [1, math.inf]):
+        with pytest.raises(ValueError, match="one finite number"):
+            Sample.of(values)
+
+
+@pytest.mark.parametrize("x, text", [(0, "0"), (.12345, "0.123"), (.000123, "0.0001"), (12.34, "12.3"),
+                                     (1234.5, "1234"), (-.25, "-0.250"), (-1e-9, "0.0000"), (6.0, "6.00")])
+def test_numbers_have_three_digits(x, text):
+    assert number(x) == text
+
+
+def test_trend_is_a_rank_correlation():
+    assert trend([8, 16, 32, 64], [.4, .3, .2, .1]) == pytest.approx(-1)
+    assert trend([8, 16, 32, 64], [.1, .2, .3, .25]) == pytest.approx(.8)
+    assert trend([1, 2, 3], [5, 5, 5]) == 0
+    with pytest.raises(ValueError, match="at least three points"):
+        trend([1, 2], [1, 2])
+
+
+def test_direction_needs_every_seed():
+    assert [direction(t) for t in ([-1, -.7], [.8, .7], [-1, -.6], [1, -1], [.69, 1])] == [
+        "falls", "rises", "has no clear direction", "has no clear direction", "has no clear direction"]
+
+
+def test_share_reached_of_the_best_improvement():
+    x, y = [0, .1, 1, 3], [1.0, .6, .2, .0]
+    assert [share_reached(x, y, at) for at in x] == pytest.approx([0, .4, .8, 1])
+    assert share_reached([0, 1, 3], [.5, .1, .3], 1) == 1                  # best in the middle
+    assert share_reached([0, 1, 3], [.1, .2, .3], 1) == 0                  # never improves
+    with pytest.raises(ValueError, match="0.3 is not among"):
+        share_reached(x, y, .3)
