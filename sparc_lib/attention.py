@@ -66,7 +66,8 @@ def trace_text(clip: ClipEncoder, texts: Sequence[str], start_block: int = -1) -
     return seen.trace(features, _end_tokens(clip, ids).to(features.device), ids=ids)
 
 
-def explicit_attention(attention: nn.MultiheadAttention, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def explicit_attention(attention: nn.MultiheadAttention, x: Tensor,
+                       mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Self-attention of x [B, T, width] by its formula: output [B, T, width] and probabilities [B, heads, T, T].
 
     mask: added to the scores, [T, T] or [B * heads, T, T]. Both results are differentiable.
@@ -99,7 +100,8 @@ def _block_number(blocks: Sequence[nn.Module], start_block: int) -> int:
     return start_block % len(blocks)
 
 
-def _watch(stack: ExitStack, seen: _Seen, first: nn.Module, last: nn.Module, norm: nn.Module, batch_first: bool) -> None:
+def _watch(stack: ExitStack, seen: _Seen, first: nn.Module, last: nn.Module, norm: nn.Module,
+           batch_first: bool) -> None:
     """Begin the graph at block `first` and note what the last block makes; the hooks go with `stack`."""
     turned = (lambda x: x) if batch_first else (lambda x: x.transpose(0, 1))
 
@@ -151,7 +153,8 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
 def _traced_clip(clip: ClipEncoder, tower: nn.Module, start_block: int) -> Iterator[_Seen]:
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if not blocks or not isinstance(getattr(blocks[-1], "attn", None), nn.MultiheadAttention):
-        raise TypeError(f"{clip.name}: {type(tower).__name__} is no plain open_clip transformer; its attention is unknown")
+        raise TypeError(f"{clip.name}: {type(tower).__name__} is no plain open_clip transformer; its attention is "
+                        "unknown")
     start, seen = _block_number(blocks, start_block), _Seen()
 
     def explicit(module: nn.MultiheadAttention, args, kwargs, _):

@@ -31,8 +31,8 @@ def attention_relevance(attention: Tensor | np.ndarray, gradient: Tensor | np.nd
     """
     a, g = torch.as_tensor(attention), torch.as_tensor(gradient)
     if a.ndim != 4 or a.shape != g.shape or a.shape[-1] != a.shape[-2] or not 0 <= start_block <= len(a):
-        raise ValueError(f"attention {list(a.shape)}, gradient {list(g.shape)}, start_block {start_block}: expected twice "
-                         "[blocks, heads, T, T] and 0 <= start_block <= blocks")
+        raise ValueError(f"attention {list(a.shape)}, gradient {list(g.shape)}, start_block {start_block}: expected "
+                         "twice [blocks, heads, T, T] and 0 <= start_block <= blocks")
     relevance = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     for step in (g * a).relu().mean(1)[start_block:]:
         relevance = relevance + step @ relevance
@@ -137,6 +137,38 @@ def encode_traces(model: SPARC, traces: Mapping[str, Trace], coding: Coding) -> 
     return model.encode({stream: trace.unit for stream, trace in traces.items()}, coding)
 
 
+class Explained(NamedTuple):
+    """B traced (image, text) pairs with their codes; asks for relevance in any stream: [B, rows, columns] for an image
+    stream, [B, T] (tokens) for the text stream."""
+    traces: Traces
+    codes: Codes
+
+    def concept(self, stream: str, latents: Sequence[int] | Tensor) -> np.ndarray:
+        """Where the stream's codes of these latents come from; see `latent_target`."""
+        return self.of(stream, latent_target(self.codes[stream], latents))
+
+    def caption(self, stream: str, other: str = "clip_img") -> np.ndarray:
+        """What makes an image stream's code fit its caption's; for the text stream, the code of `other`."""
+        image = other if stream == "clip_txt" else stream
+        return self.of(stream, match_target(self.codes[image], self.codes["clip_txt"]))
+
+    def similarity(self) -> np.ndarray:
+        """CLIP's own cosine on the CLIP image, without SPARC."""
+        return self.of("clip_img", similarity_target(self.traces["clip_img"], self.traces["clip_txt"]))
+
+    def of(self, stream: str, target: Tensor) -> np.ndarray:
+        """Relevance for any target [B] made of these traces."""
+        relevance = text_relevance if stream == "clip_txt" else heatmap
+        return relevance(self.traces[stream], target).cpu().numpy()
+
+
+def explain(model: SPARC, pair: tuple[DinoEncoder, ClipEncoder], images: Sequence[Image.Image], texts: Sequence[str],
+            coding: Coding = "independent", start_block: int = -1) -> Explained:
+    """Trace and encode B (image, text) pairs. Under joint coding the texts take part in the gate."""
+    traces = trace_pairs(*pair, images, texts, start_block)
+    return Explained(traces, encode_traces(model, traces, coding))
+
+
 # Words
 
 
@@ -164,9 +196,11 @@ def words_of(clip: ClipEncoder, text: str) -> list[Word]:
         if tokenizer.decoder[ids[position]].endswith("</w>"):
             words.append(Word(tokenizer.decode([ids[p] for p in open_tokens]).strip(), tuple(open_tokens)))
             open_tokens = []
-    return words + [Word(tokenizer.decode([ids[p] for p in open_tokens]).strip(), tuple(open_tokens))] * bool(open_tokens)
+    if open_tokens:                                                    # a word that the context cut
+        words.append(Word(tokenizer.decode([ids[p] for p in open_tokens]).strip(), tuple(open_tokens)))
+    return words
 
 
-def word_relevance(words: Sequence[Word], tokens: Tensor) -> np.ndarray:
+def word_relevance(words: Sequence[Word], tokens: Tensor | np.ndarray) -> np.ndarray:
     """Relevance of words, [n_words], from that of one text's tokens [T]: the sum over a word's tokens."""
     return np.array([float(sum(tokens[position] for position in word.tokens)) for word in words])

@@ -65,8 +65,8 @@ def concept_names(codes: Mapping[str, sp.csr_matrix], labels: sp.csr_array, clas
     named, shares = {}, {}
     for stream, matrix in codes.items():
         if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
-            raise ValueError(f"stream {stream!r}: {matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} classes "
-                             "do not fit together")
+            raise ValueError(f"stream {stream!r}: {matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} "
+                             "classes do not fit together")
         member = _top_members(sp.csc_array(matrix), labelled, top)                # [n_latents, n], 0 or 1
         seen = np.maximum(np.asarray(member.sum(1)).ravel(), 1)
         share = (member @ labels).toarray() / seen[:, None]                       # [n_latents, n_classes]
@@ -94,6 +94,20 @@ def class_latents(codes: sp.csr_matrix, labels: sp.csr_array, more_than: int = 5
     than `more_than` of the class's samples."""
     active = (sp.csr_array(codes) > 0).astype(np.float32)
     return (sp.csr_array(labels).astype(np.float32).T @ active).toarray() > more_than
+
+
+def exhibit_concept(names: ConceptNames, columns: Sequence[int], least: int = 3) -> int:
+    """A class to show, by rule: among those that occur at least `least` times in `columns` (else: at all), the one whose
+    purest latent named in every stream is purest; only if there is none, in any stream. Ties go to the first."""
+    often = Counter(int(c) for c in columns)
+    candidates = sorted(c for c, n in often.items() if n >= least) or sorted(often)
+    everywhere = np.min(list(names.purity.values()), axis=0)
+
+    def rank(column: int) -> tuple[float, float]:
+        every, some = names.latents(column), names.latents(column, every=False)
+        return (max(everywhere[every], default=0.), max(everywhere[some], default=0.))
+
+    return max(candidates, key=rank)
 
 
 class FoundLatent(NamedTuple):

@@ -164,9 +164,12 @@ def otsu_masks(maps: np.ndarray, data: AnnotatedImages) -> tuple[list[np.ndarray
     return masks, np.array(scores)
 
 
-def iou(masks: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> np.ndarray:
-    """Intersection over union of masks and true masks, bool [H, W] each: [n]."""
-    return np.array([(a & b).sum() / max((a | b).sum(), 1) for a, b in zip(masks, truth)])
+def overlap(masks: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Masks against true masks, bool [H, W] each: "iou", "precision" (share of the mask inside the truth) and
+    "recall" (share of the truth that the mask covers), [n] each."""
+    both, a, b = np.array([((x & y).sum(), x.sum(), y.sum()) for x, y in zip(masks, truth)], float).T
+    return {"iou": both / np.maximum(a + b - both, 1), "precision": both / np.maximum(a, 1),
+            "recall": both / np.maximum(b, 1)}
 
 
 def mask_map(masks: Sequence[np.ndarray], scores: np.ndarray, data: AnnotatedImages, threshold: float = IOU) -> float:
@@ -201,5 +204,5 @@ def region_scores(maps: np.ndarray, data: AnnotatedImages, truth: Sequence[np.nd
     """
     inside = cover[maps.shape[1:]]
     masks, scores = otsu_masks(maps, data)
-    return {"iou": iou(masks, truth), "pixel_ap": pixel_ap(maps, inside),
+    return {**overlap(masks, truth), "pixel_ap": pixel_ap(maps, inside),
             "pointing": pointing(maps, inside)}, mask_map(masks, scores, data)

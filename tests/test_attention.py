@@ -24,8 +24,8 @@ def full_size(kind, tmp_path):
     """The real architectures at full width with two blocks and random weights."""
     if kind == "dino":
         dino = DinoEncoder(write_dino(tmp_path / "dino"))
-        config = Dinov2WithRegistersConfig(hidden_size=1024, num_attention_heads=16, num_hidden_layers=2, image_size=518,
-                                           patch_size=14, num_register_tokens=4)
+        config = Dinov2WithRegistersConfig(hidden_size=1024, num_attention_heads=16, num_hidden_layers=2,
+                                           image_size=518, patch_size=14, num_register_tokens=4)
         torch.manual_seed(0)
         dino.model, dino.patch_grid = Dinov2WithRegistersModel(config).eval().requires_grad_(False), (4, 4)
         return dino, torch.randn(1, 3, 56, 56)
@@ -56,7 +56,8 @@ def check_graph(trace: Trace, n_blocks: int):
     assert len(trace.attention) == n_blocks
     for a in trace.attention:
         torch.testing.assert_close(a.sum(-1), torch.ones_like(a.sum(-1)))
-    for gradient in torch.autograd.grad(trace.features.square().sum(), [*trace.attention, trace.norm], retain_graph=True):
+    inner = [*trace.attention, trace.norm]
+    for gradient in torch.autograd.grad(trace.features.square().sum(), inner, retain_graph=True):
         assert gradient.abs().max() > 0            # unlike the copies that nn.MultiheadAttention returns
 
 

@@ -4,18 +4,19 @@ import pytest
 import scipy.sparse as sp
 
 from sparc_lib import FeatureStore
-from sparc_lib.concepts import NO_NAME, class_latents, concept_names, search, telling_words
+from sparc_lib.concepts import NO_NAME, class_latents, concept_names, exhibit_concept, search, telling_words
 
 CLASSES = ["Cat", "Dog", "Tree"]
 
 
 @pytest.fixture(scope="module")
 def world():
-    """300 samples: latent 0 is Cat in both streams, 1 Dog in dino, Tree in text, 2 fires anywhere, 3 never; some unlabelled."""
+    """300 samples: latent 0 is Cat in both streams, 1 Dog in dino, Tree in text, 2 is noise, 3 never fires."""
     rng = np.random.default_rng(0)
     labels = rng.random((300, 3)) < [.3, .3, .15]
     noise = lambda: rng.random(300) * (rng.random(300) < .2)             # noqa: E731
-    z = {s: np.stack([labels[:, 0] * (1 + rng.random(300)), noise(), noise(), np.zeros(300)], 1) for s in ("dino", "clip_txt")}
+    z = {s: np.stack([labels[:, 0] * (1 + rng.random(300)), noise(), noise(), np.zeros(300)], 1)
+         for s in ("dino", "clip_txt")}
     z["dino"][:, 1], z["clip_txt"][:, 1] = (labels[:, c] * (1 + rng.random(300)) for c in (1, 2))
     return {s: sp.csr_matrix(x) for s, x in z.items()}, sp.csr_array(labels), labels
 
@@ -48,14 +49,15 @@ def test_class_latents_counts_active_samples(world):
     codes, labels, dense = world
     table = class_latents(codes["dino"], labels, 30)
     active = codes["dino"].toarray() > 0
-    assert np.array_equal(table, np.array([[(active[:, l] & dense[:, c]).sum() > 30 for l in range(4)] for c in range(3)]))
+    wanted = [[(active[:, latent] & dense[:, c]).sum() > 30 for latent in range(4)] for c in range(3)]
+    assert np.array_equal(table, wanted)
 
 
 def test_search_finds_what_was_planted(world, tmp_path):
     codes, labels, dense = world
     captions = ["There is a " + ("cat." if row[0] else "stone.") for row in dense]
-    store = FeatureStore.create(tmp_path / "s", {"dino": np.ones((300, 2), np.float32)}, ids=[str(i) for i in range(300)],
-                                captions=captions, labels=labels, classes=CLASSES)
+    store = FeatureStore.create(tmp_path / "s", {"dino": np.ones((300, 2), np.float32)},
+                                ids=[str(i) for i in range(300)], captions=captions, labels=labels, classes=CLASSES)
     names = concept_names(codes, labels, CLASSES)
     found = search(names, "cat", codes, store)
     assert found[0].latent == 0 and set(found[0].purity) == {"dino", "clip_txt"} and found[0].words == ["cat"]
@@ -64,6 +66,13 @@ def test_search_finds_what_was_planted(world, tmp_path):
     with pytest.raises(KeyError, match="did you mean cat"):
         search(names, "cats", codes, store)
     assert telling_words(codes["clip_txt"][:, [3]], captions) == []
+
+
+def test_exhibit_is_the_purest_class_that_occurs(world):
+    codes, labels, _ = world
+    names = concept_names(codes, labels, CLASSES)
+    assert exhibit_concept(names, [1, 1, 1, 0, 0, 0, 2]) == 0 and exhibit_concept(names, [0, 1, 1, 1]) == 1
+    assert exhibit_concept(names, [0, 1]) == 0
 
 
 def test_sizes_must_fit(world):

@@ -9,8 +9,8 @@ from pycocotools.coco import COCO
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sparc_lib.scenes import MiniWorldDataset
-from sparc_lib.segmentation import (AnnotatedImages, Region, _encode, coco_regions, contrast, iou, mask_map,
-                                    miniworld_regions, otsu_masks, pixel_ap, pointing, region_scores)
+from sparc_lib.segmentation import (AnnotatedImages, Region, _encode, coco_regions, contrast, mask_map,
+                                    miniworld_regions, otsu_masks, overlap, pixel_ap, pointing, region_scores)
 from sparc_lib.taxonomy_file import display_names
 
 GRID = (12, 12)
@@ -25,7 +25,8 @@ def world():
 def maps(world):
     """Random heatmaps with many ties, as ReLU leaves them."""
     rng = np.random.default_rng(0)
-    return (rng.integers(0, 5, (len(world.regions), *GRID)) * (rng.random((len(world.regions), *GRID)) < .6)).astype(np.float32)
+    shape = (len(world.regions), *GRID)
+    return (rng.integers(0, 5, shape) * (rng.random(shape) < .6)).astype(np.float32)
 
 
 def blow_up(maps, side=96):
@@ -68,7 +69,8 @@ def test_contrast_is_the_auc_of_the_difference_and_zero_for_saliency(world, maps
         inside, other = world.regions[a].mask(), world.regions[b].mask()
         difference = np.round(heat[a] - heat[b], 9)
         labels = np.r_[np.ones(inside.sum()), np.zeros(other.sum())]
-        assert value == pytest.approx(2 * roc_auc_score(labels, np.r_[difference[inside], difference[other]]) - 1, abs=1e-3)
+        auc = roc_auc_score(labels, np.r_[difference[inside], difference[other]])
+        assert value == pytest.approx(2 * auc - 1, abs=1e-3)
     saliency = maps.copy()
     for a, b in pairs:
         saliency[a] = saliency[b] = maps[min(a, b)] + 1
@@ -84,7 +86,10 @@ def test_true_masks_score_best_and_constant_maps_give_the_whole_image(world):
     assert good_map > .9
     masks, scores = otsu_masks(np.ones((len(truth), *GRID)), world)
     assert all(mask.all() for mask in masks) and (scores == 1).all()
-    np.testing.assert_allclose(iou(masks, truth), [t.mean() for t in truth])
+    whole = overlap(masks, truth)
+    np.testing.assert_allclose(whole["iou"], [t.mean() for t in truth])
+    np.testing.assert_allclose(whole["precision"], whole["iou"])
+    assert (whole["recall"] == 1).all()
 
 
 def test_mask_map_by_hand():
@@ -95,15 +100,18 @@ def test_mask_map_by_hand():
     data = AnnotatedImages(list("abc"), ["x"], regions, lambda i: None)
     assert mask_map([box(0, 5)] * 3, np.array([.9, .8, .7]), data) == pytest.approx(1)
     miss_first = mask_map([box(8, 10), box(0, 5), box(0, 5)], np.array([.9, .8, .7]), data)
-    assert miss_first == pytest.approx(np.mean([2 / 3 if recall <= 2 / 3 else 0 for recall in np.linspace(0, 1, 101)]), abs=.01)
+    envelope = [2 / 3 if recall <= 2 / 3 else 0 for recall in np.linspace(0, 1, 101)]
+    assert miss_first == pytest.approx(np.mean(envelope), abs=.01)
     just = [box(0, 1)] * 3                                               # IoU 0.2 exactly counts, less does not
     assert mask_map(just, np.ones(3), data) == pytest.approx(1) and mask_map(just, np.ones(3), data, .21) == 0
 
 
 def test_coco_annotations_fill_the_same_interface(tmp_path):
     truth = COCO()
-    square = lambda n, i, c, x, crowd=0: {"id": n, "image_id": i, "category_id": c, "iscrowd": crowd, "area": 100,     # noqa: E731
-                                          "segmentation": [[x, 5, x + 10, 5, x + 10, 15, x, 15]]}
+    def square(n, i, c, x, crowd=0):
+        return {"id": n, "image_id": i, "category_id": c, "iscrowd": crowd, "area": 100,
+                "segmentation": [[x, 5, x + 10, 5, x + 10, 15, x, 15]]}
+
     truth.dataset = {"images": [{"id": 7, "height": 20, "width": 40, "file_name": "7.png"},
                                 {"id": 3, "height": 30, "width": 40, "file_name": "3.png"}],
                      "categories": [{"id": 90, "name": "cat"}, {"id": 2, "name": "dog"}],
