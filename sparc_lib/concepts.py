@@ -14,14 +14,21 @@ from .gallery import strongest
 from .store import FeatureStore
 
 NO_NAME = -1
+PRIOR = 10                                        # samples
 
 
 class ConceptNames(NamedTuple):
-    """Per stream and latent: the class that names it (column of `classes`, NO_NAME if none) and that class's purity,
-    its share of the latent's most activating labelled samples (0 where the latent never fires), both [n_latents]."""
+    """Per stream and latent, [n_latents] each: the class that names it (column of `classes`, NO_NAME if none); that
+    class's purity, its share of the latent's most activating labelled samples (0 where the latent never fires); and
+    the support, the number of these samples, at most the `top` of `concept_names`."""
     classes: list[str]
     named: dict[str, np.ndarray]
     purity: dict[str, np.ndarray]
+    support: dict[str, np.ndarray]
+
+    def firm(self, stream: str) -> np.ndarray:
+        """Purity as if PRIOR more samples without the class had been seen, [n_latents]: one lucky sample is no name."""
+        return self.purity[stream] * self.support[stream] / (self.support[stream] + PRIOR)
 
     def column(self, concept: str) -> int:
         """Column of a class. Raises KeyError with what looks alike."""
@@ -32,13 +39,13 @@ class ConceptNames(NamedTuple):
         return lower.index(concept.lower())
 
     def latents(self, concept: str | int, streams: Sequence[str] | None = None, every: bool = True) -> np.ndarray:
-        """Latents that carry this name in every (else: in any) of `streams` (default all), most pure first."""
+        """Latents that carry this name in every (else: in any) of `streams` (default all), most firmly named first."""
         column = concept if isinstance(concept, (int, np.integer)) else self.column(concept)
         chosen = list(streams or self.named)
         carries = np.array([self.named[stream] == column for stream in chosen])
         found = np.flatnonzero(carries.all(0) if every else carries.any(0))
-        purity = np.mean([self.purity[stream] for stream in chosen], axis=0)
-        return found[np.argsort(-purity[found], kind="stable")]
+        firm = np.mean([self.firm(stream) for stream in chosen], axis=0)
+        return found[np.argsort(-firm[found], kind="stable")]
 
     def table(self, stream: str) -> np.ndarray:
         """Bool [n_classes, n_latents]: which latents carry which name in a stream."""
@@ -62,18 +69,18 @@ def concept_names(codes: Mapping[str, sp.csr_matrix], labels: sp.csr_array, clas
     """
     labels = sp.csr_array(labels).astype(np.float64)
     labelled = np.asarray(labels.sum(1)).ravel() > 0
-    named, shares = {}, {}
+    named, shares, support = {}, {}, {}
     for stream, matrix in codes.items():
         if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
             raise ValueError(f"stream {stream!r}: {matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} "
                              "classes do not fit together")
         member = _top_members(sp.csc_array(matrix), labelled, top)                # [n_latents, n], 0 or 1
-        seen = np.maximum(np.asarray(member.sum(1)).ravel(), 1)
-        share = (member @ labels).toarray() / seen[:, None]                       # [n_latents, n_classes]
+        support[stream] = np.asarray(member.sum(1)).ravel().astype(int)
+        share = (member @ labels).toarray() / np.maximum(support[stream], 1)[:, None]     # [n_latents, n_classes]
         shares[stream] = share.max(1)
         named[stream] = np.where(shares[stream] >= purity, share.argmax(1), NO_NAME)
         named[stream][shares[stream] == 0] = NO_NAME
-    return ConceptNames(list(classes), named, shares)
+    return ConceptNames(list(classes), named, shares, support)
 
 
 def _top_members(columns: sp.csc_array, labelled: np.ndarray, top: int) -> sp.csr_array:
@@ -97,11 +104,11 @@ def class_latents(codes: sp.csr_matrix, labels: sp.csr_array, more_than: int = 5
 
 
 def exhibit_concept(names: ConceptNames, columns: Sequence[int], least: int = 3) -> int:
-    """A class to show, by rule: among those that occur at least `least` times in `columns` (else: at all), the one whose
-    purest latent named in every stream is purest; only if there is none, in any stream. Ties go to the first."""
+    """A class to show, by rule: among those that occur at least `least` times in `columns` (else: at all), the one that
+    names a latent most firmly in every stream; only if none does, in any stream. Ties go to the first."""
     often = Counter(int(c) for c in columns)
     candidates = sorted(c for c, n in often.items() if n >= least) or sorted(often)
-    everywhere = np.min(list(names.purity.values()), axis=0)
+    everywhere = np.min([names.firm(stream) for stream in names.named], axis=0)
 
     def rank(column: int) -> tuple[float, float]:
         every, some = names.latents(column), names.latents(column, every=False)
@@ -123,15 +130,15 @@ class FoundLatent(NamedTuple):
 
 def search(names: ConceptNames, query: str, codes: Mapping[str, sp.csr_matrix], store: FeatureStore, most: int = 5,
            n_top: int = 5, n_words: int = 4) -> list[FoundLatent]:
-    """"Which latents mean cat?": latents named so, first by the number of streams that agree, then by purity.
+    """"Which latents mean cat?": latents named so, first by the number of streams that agree, then by `firm`.
 
     codes are those of the store's samples. Raises KeyError for a class that is not in the data.
     """
     column = names.column(query)
     carries = {stream: named == column for stream, named in names.named.items()}
     agree = np.sum(list(carries.values()), axis=0)
-    pure = np.mean([names.purity[stream] * carries[stream] for stream in carries], axis=0)
-    found = np.lexsort((-pure, -agree))[:most]
+    firm = np.mean([names.firm(stream) * carries[stream] for stream in carries], axis=0)
+    found = np.lexsort((-firm, -agree))[:most]
     background = _documents(store.captions)
     out = []
     for latent in (int(i) for i in found if agree[i]):

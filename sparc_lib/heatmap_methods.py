@@ -20,11 +20,12 @@ from .segmentation import AnnotatedImages
 from .store import FeatureStore
 
 SUM, NAMED, CAPTION = "sum of latents", "named latents", "caption"
-GRAD_CAM, WRONG, UNIFORM, RAW = "caption, Grad-CAM", "wrong caption", "uniform attention", "attention alone"
+GRAD_CAM, UNIFORM = "caption, Grad-CAM", "caption, uniform attention"
+WRONG, RAW = "wrong caption", "attention alone"
 UNTRAINED, RANDOM_WEIGHTS = "caption, untrained SPARC", "caption, random encoders"
 SIMILARITY, SIMILARITY_WRONG = "CLIP similarity", "CLIP similarity, wrong caption"
 SIMILARITY_RANDOM = "CLIP similarity, random encoders"
-GAUSSIAN, WHOLE, SUPERVISED = "centred Gaussian", "whole image", "patch classifier, trained on masks"
+GAUSSIAN, WHOLE, SUPERVISED = "centred Gaussian", "whole image", "patch classifier (masks)"
 IMAGE_STREAMS = ("dino", "clip_img")
 STREAMS = (*IMAGE_STREAMS, "clip_txt")
 PROMPTS = {"miniworld": "In this image there is {}."}
@@ -102,8 +103,8 @@ def sparc_maps(guide: Guide, traces: Traces, concepts: Tensor, coding: Coding,
 
 
 def control_maps(guide: Guide, traces: Traces, wrong: Trace, first: bool) -> dict[Method, Tensor]:
-    """Independent coding: a caption of an absent class; with `first` also gradients weighed by uniform attention, and
-    the last block's attention without any target."""
+    """Independent coding: a caption of an absent class; with `first` also the last block's attention without any
+    target, and, a variant of the rule rather than a control, gradients weighed by uniform attention."""
     out = {}
     astray = encode_traces(guide.model, {**traces, "clip_txt": wrong}, "independent")
     codes = encode_traces(guide.model, traces, "independent")
@@ -113,7 +114,7 @@ def control_maps(guide: Guide, traces: Traces, wrong: Trace, first: bool) -> dic
         if first:
             even = [torch.full_like(a, 1 / a.shape[-1]) for a in traces[stream].attention]
             match = match_target(codes[stream], codes["clip_txt"])
-            out[Method("control", UNIFORM, *key)] = heatmap(traces[stream], match, even)
+            out[Method("SPARC", UNIFORM, *key)] = heatmap(traces[stream], match, even)
             out[Method("control", RAW, stream)] = raw_attention(traces[stream])
     return out
 

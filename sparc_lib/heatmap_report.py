@@ -126,21 +126,26 @@ def verdicts(report: HeatmapReport, setting: str, generator: np.random.Generator
     dino = dict(target=CAPTION, stream="dino", setting=setting, coding="independent")
     image, similarity = dict(dino, stream="clip_img"), dict(target=SIMILARITY, stream="clip_img")
     saliency = dict(target=RAW, stream="dino")
+    finds = "a caption finds its object in DINO better than "
     claims = [
-        ("a caption finds its object in DINO better than a wrong caption", "pixel_ap", dino, dict(dino, target=WRONG)),
-        ("... better than with random encoders", "pixel_ap", dino, dict(dino, target=RANDOM_WEIGHTS)),
-        ("... better than with an untrained SPARC", "pixel_ap", dino, dict(dino, target=UNTRAINED)),
-        ("... better than DINO's attention without any text", "pixel_ap", dino, saliency),
-        ("a caption tells two objects apart in DINO, where saliency scores 0", "contrast", dino, saliency),
-        ("... better than a wrong caption", "contrast", dino, dict(dino, target=WRONG)),
-        ("in the CLIP image SPARC's caption target beats CLIP similarity", "pixel_ap", image, similarity),
-        ("the caption target beats the sum of latents in DINO", "pixel_ap", dino, dict(dino, target=SUM)),
-        ("gradients weighed by attention beat gradients alone in DINO", "pixel_ap", dict(dino, seed=first),
-         dict(dino, target=UNIFORM))]
+        ("dino_wrong_caption", finds + "a wrong caption", "pixel_ap", dino, dict(dino, target=WRONG)),
+        ("dino_random_encoders", finds + "with random encoders", "pixel_ap", dino, dict(dino, target=RANDOM_WEIGHTS)),
+        ("dino_untrained", finds + "with an untrained SPARC", "pixel_ap", dino, dict(dino, target=UNTRAINED)),
+        ("dino_saliency", finds + "DINO's attention without any text", "pixel_ap", dino, saliency),
+        ("two_saliency", "a caption tells two objects apart in DINO, where saliency scores 0", "contrast", dino,
+         saliency),
+        ("two_wrong_caption", "a caption tells two objects apart in DINO better than a wrong caption", "contrast", dino,
+         dict(dino, target=WRONG)),
+        ("clip_similarity", "SPARC's caption target beats plain CLIP similarity in the CLIP image", "pixel_ap", image,
+         similarity),
+        ("caption_sum", "the caption target beats the sum of latents in DINO", "pixel_ap", dino,
+         dict(dino, target=SUM)),
+        ("attention_weights", "gradients weighed by attention beat gradients alone in DINO", "pixel_ap",
+         dict(dino, seed=first), dict(dino, target=UNIFORM))]
     rows = []
-    for claim, column, ours, control in claims:
+    for key, claim, column, ours, control in claims:
         table = report.pairs if column == "contrast" else report.regions
         found = paired_difference(table, column, ours, control, generator)
         verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "open"
-        rows.append((claim, column, *found, verdict))
-    return pd.DataFrame(rows, columns=["claim", "measure", *("difference", "low", "high"), "verdict"])
+        rows.append((key, claim, column, *found, verdict))
+    return pd.DataFrame(rows, columns=["id", "claim", "measure", *("difference", "low", "high"), "verdict"])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from PIL import Image
@@ -18,19 +18,24 @@ from PIL import Image
 from .attribution import Word
 from .concepts import FoundLatent
 from .extraction import PairedDataset
+from .heatmap_methods import CAPTION, NAMED, SUM
 from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, pictures
 from .store import FeatureStore
 
 HEAT = plt.get_cmap("inferno")
+GAMMA = .5
 SIDES = plt.get_cmap("PuOr_r")                    # target against other
 REFERENCE_COLOUR = "#CC79A7"
+SHAPES = {CAPTION: "o", SUM: "^", NAMED: "v"}
+LEGEND = {"control": "controls", "reference": "patch classifier, trained on masks"}
 MARKS = {"baseline": ("black", "s"), "control": (CONTROL_COLOUR, "D"), "reference": (REFERENCE_COLOUR, "*")}
 
 
 def overlay(image: Image.Image, heat: np.ndarray, top: float) -> np.ndarray:
-    """The image in grey under its heatmap [rows, columns]: 0 leaves it dim, `top` and more glows. uint8 [H, W, 3]."""
+    """The image in grey under its heatmap [rows, columns] on a square-root scale, as relevance has long tails: 0 leaves
+    it dim, `top` and more glows. uint8 [H, W, 3]."""
     grey = np.asarray(image.convert("L"), np.float32)[..., None] / 255
-    share = np.clip(_resized(heat, grey.shape[:2]) / max(top, 1e-30), 0, 1)[..., None]
+    share = np.clip(_resized(heat, grey.shape[:2]) / max(top, 1e-30), 0, 1)[..., None] ** GAMMA
     glow = HEAT(share[..., 0])[..., :3]
     return (255 * ((.25 + .45 * grey) * (1 - .85 * share) + glow * .85 * share)).clip(0, 255).astype(np.uint8)
 
@@ -86,9 +91,11 @@ def row_label(ax: Axes, label: str, colour: str = "black") -> None:
 
 def heat_scale(fig: Figure, axes, label: str = "relevance, share of the row's maximum") -> None:
     """One slim colour bar for all overlays."""
-    bar = fig.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=.5, aspect=30, pad=.015, ticks=[0, .5, 1])
+    bar = fig.colorbar(ScalarMappable(PowerNorm(GAMMA, 0, 1), HEAT), ax=axes, shrink=.5, aspect=30, pad=.015,
+                       ticks=[0, .1, .25, .5, 1])
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7, length=0)
+    bar.ax.minorticks_off()
     bar.outline.set_visible(False)
 
 
@@ -134,6 +141,8 @@ def found_latents(fig: Figure, found: Sequence[FoundLatent], store: FeatureStore
             sheet = [np.asarray(data.image(place[store.ids[row]])) for row in one.top[stream]]
             blank = np.full_like(np.asarray(data.image(0)), 255)
             pictures(ax, sheet + [blank] * (columns - len(sheet)), columns)
+            if not sheet:
+                ax.text(4, blank.shape[0] / 2, "never fires in this stream", fontsize=8, color=CONTROL_COLOUR)
             pure = f", purity {one.purity[stream]:.0%}" if stream in one.purity else ", no name here"
             ax.set_title(STREAM_NAMES[stream] + pure, fontsize=8, color=STREAM_COLOURS[stream], fontweight="normal")
         words = ", ".join(one.words) or "none"
@@ -143,7 +152,7 @@ def found_latents(fig: Figure, found: Sequence[FoundLatent], store: FeatureStore
     return fig
 
 
-def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named: int = 8) -> Axes:
+def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named: int = 5) -> Axes:
     """Latents per class in any stream (open) and in every stream (full) against the share of samples that show it;
     frequency [n_classes] in the table's order. The classes with most latents are named."""
     ax.scatter(frequency, counts["any"], s=26, facecolor="none", edgecolor=CONTROL_COLOUR, label="in any stream")
@@ -178,19 +187,27 @@ def scores_by_method(ax: Axes, table: pd.DataFrame, measure: str, names: Sequenc
 
 def target_against_other(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Axes:
     """Chance to point at the asked-for object against that to point at the other one; saliency lies on the diagonal.
-    Methods of the SPARC and baseline groups are named, with the mean over seeds marked; controls are grey."""
+
+    table: rows of a report's summary with a column "name". Small marks are seeds, large ones their mean; colour is the
+    stream, shape the target, and open marks are joint coding."""
     limit = 1.08 * table[["at_target", "at_other"]].to_numpy().max()
-    ax.plot([0, limit], [0, limit], color=CONTROL_COLOUR, lw=1, ls="--")
-    ax.text(.96 * limit, .93 * limit, "saliency", color=CONTROL_COLOUR, fontsize=8, ha="right", rotation=45,
+    ax.plot([0, limit], [0, limit], color=CONTROL_COLOUR, lw=1, ls="--", zorder=1)
+    ax.text(.97 * limit, .93 * limit, "saliency", color=CONTROL_COLOUR, fontsize=8, ha="right", rotation=45,
             rotation_mode="anchor")
-    for name in names:
-        rows = table[table.name == name]
-        first, mean = rows.iloc[0], rows[["at_other", "at_target"]].mean()
-        colour, mark = MARKS.get(first.group, (STREAM_COLOURS.get(first.stream, "black"), "o"))
-        ax.scatter(rows.at_other, rows.at_target, s=18, color=colour, marker=mark, alpha=.55, linewidth=0, zorder=3)
-        ax.scatter(*mean, s=80 if mark == "*" else 45, color=colour, marker=mark, zorder=4, linewidth=0)
-        ax.annotate(name, mean, xytext=(6, 3), textcoords="offset points", fontsize=7, zorder=5,
-                    color=colour if first.group != "control" else "#666666")
+    labelled: set[str] = set()
+    firsts = {name: table[table.name == name].iloc[0] for name in names}
+    groups = ["reference", "baseline", "SPARC", "control"]
+    for name in sorted(names, key=lambda n: (groups.index(firsts[n].group), firsts[n].stream != "dino", n)):
+        rows, first = table[table.name == name], firsts[name]
+        colour, mark = MARKS.get(first.group, (STREAM_COLOURS.get(first.stream, "black"), SHAPES.get(first.target, "o")))
+        label = name if first.group in ("SPARC", "baseline") else LEGEND[first.group]
+        look = dict(marker=mark, edgecolor=colour, facecolor="none" if first.coding == "joint" else colour)
+        for size, alpha, points in ((14, .5, rows), (60, 1, rows[["at_other", "at_target"]].mean().to_frame().T)):
+            large = size > 14
+            ax.scatter(points.at_other, points.at_target, s=size * (2 if mark == "*" else 1), alpha=alpha, linewidth=1.3,
+                       zorder=4 if large else 3, label=label if large and label not in labelled else None, **look)
+        labelled.add(label)
+    ax.legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=.85, edgecolor="none")
     ax.set(xlabel="points at the other object", ylabel="points at the object asked for", xlim=(0, limit),
            ylim=(0, limit), aspect="equal")
     return ax

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Callable, Mapping, NamedTuple, Sequence
 
@@ -174,16 +175,18 @@ def overlap(masks: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[st
 
 def mask_map(masks: Sequence[np.ndarray], scores: np.ndarray, data: AnnotatedImages, threshold: float = IOU) -> float:
     """COCO mask mAP at one IoU threshold: one detection a region, the mean over classes of average precision."""
-    truth, found = COCO(), []
-    sizes = {region.image: region.size for region in data.regions}
-    entries = [(region.image, region.concept, instance) for region in data.regions for instance in region.instances]
+    truth, found, seen = COCO(), [], Counter()
+    # Matching is per (image, class) and precision per class, so the n-th region of every class may share one image
+    # number: the same result from far fewer (image, class) combinations, most of which are empty.
+    slot = [seen.update([region.concept]) or seen[region.concept] for region in data.regions]
+    entries = [(i, region.concept, instance) for i, region in zip(slot, data.regions) for instance in region.instances]
     truth.dataset = {
-        "info": {}, "images": [{"id": i, "height": h, "width": w} for i, (h, w) in sizes.items()],
+        "info": {}, "images": [{"id": i, "height": 0, "width": 0} for i in sorted(set(slot))],
         "categories": [{"id": c} for c in sorted({region.concept for region in data.regions})],
         "annotations": [{"id": n + 1, "image_id": i, "category_id": c, "segmentation": code, "iscrowd": 0,
                          "area": float(rle.area(code))} for n, (i, c, code) in enumerate(entries)]}
-    for region, mask, score in zip(data.regions, masks, scores):
-        found.append({"image_id": region.image, "category_id": region.concept, "segmentation": _encode(mask),
+    for i, region, mask, score in zip(slot, data.regions, masks, scores):
+        found.append({"image_id": i, "category_id": region.concept, "segmentation": _encode(mask),
                       "score": float(score)})
     with contextlib.redirect_stdout(io.StringIO()):                       # pycocotools prints its progress
         truth.createIndex()

@@ -75,6 +75,17 @@ def test_exhibit_is_the_purest_class_that_occurs(world):
     assert exhibit_concept(names, [0, 1]) == 0
 
 
+def test_one_lucky_sample_is_no_firm_name():
+    """Latent 0 fires once, on a cat; latent 1 on 40 samples of which 36 are cats: the second comes first."""
+    labels = np.zeros((41, 3), bool)
+    labels[:37, 0] = labels[37:, 1] = True
+    z = np.zeros((41, 2))
+    z[0, 0], z[1:, 1] = 1, 1
+    names = concept_names({"dino": sp.csr_matrix(z)}, sp.csr_array(labels), CLASSES)
+    assert names.purity["dino"].tolist() == [1, .9] and names.support["dino"].tolist() == [1, 40]
+    assert names.latents("cat").tolist() == [1, 0] and names.firm("dino")[1] == pytest.approx(.9 * 40 / 50)
+
+
 def test_sizes_must_fit(world):
     codes, labels, _ = world
     with pytest.raises(ValueError, match="do not fit"):

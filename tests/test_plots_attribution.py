@@ -68,7 +68,9 @@ def test_score_figures_have_a_line_a_method():
     assert [t.get_text() for t in left.get_yticklabels()] == names
     assert len(left.collections[0].get_offsets()) == 2
     target_against_other(right, table, names)
-    assert {t.get_text() for t in right.texts} == {"saliency", *names}
+    assert [t.get_text() for t in right.get_legend().get_texts()] == [names[2], *names[:2], "controls"]
+    means = [c.get_offsets()[0] for c in right.collections if c.get_sizes()[0] == 60]
+    np.testing.assert_allclose(means, [(.1, .5), (.1, .3), (.1, .3), (.1, .1)])
     counts = pd.DataFrame({"any": [3, 1], "every": [1, 0]}, index=["Cat", "Dog"])
     assert len(concept_counts(left, counts, np.array([.1, .2])).texts) == 2
 
