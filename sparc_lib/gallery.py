@@ -55,7 +55,7 @@ def exhibits(codes: Mapping[str, sp.csr_matrix], store: FeatureStore, counts: La
     columns = {stream: matrix.tocsc() for stream, matrix in codes.items()}
     chosen = [(int(latent), "best") for latent in order[:n_best]] + [(int(latent), "random") for latent in others]
     return [Exhibit(latent, why, *_concept(counts, latent), float(per_latent[latent]),
-                    {stream: _strongest(matrix[:, [latent]], store.image_ids, n_top)
+                    {stream: strongest(matrix[:, [latent]], store.image_ids, n_top)
                      for stream, matrix in columns.items()}) for latent, why in chosen]
 
 
@@ -64,7 +64,7 @@ def _concept(counts: LabelCounts, latent: int) -> tuple[int, float]:
     return int(total.argmax()), float(total.max() / sum(counts.support[stream][latent] for stream in counts.streams))
 
 
-def _strongest(column: sp.csc_matrix, image_ids: Sequence[str], n: int) -> np.ndarray:
+def strongest(column: sp.csc_matrix, image_ids: Sequence[str], n: int) -> np.ndarray:
     """Rows [<= n] of the largest values, one an image (an image may have several captions)."""
     rows = column.indices[np.argsort(-column.data, kind="stable")]
     first = {image_ids[row]: row for row in rows[::-1]}          # of an image's rows the strongest stays

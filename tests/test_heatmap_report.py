@@ -1,0 +1,134 @@
+"""The heatmap benchmark on a handful of scenes: complete, comparable, repeatable; its rules say what they should."""
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sparc_lib import SPARC
+from sparc_lib.encoders import ClipEncoder, DinoEncoder
+from sparc_lib.heatmap_methods import (CAPTION, GAUSSIAN, IMAGE_STREAMS, NAMED, RANDOM_WEIGHTS, RAW, SIMILARITY, SUM,
+                                       UNIFORM, UNTRAINED, WHOLE, WRONG, Guide, Method, absent_classes, benchmark_maps,
+                                       centred_gaussian, prompt, supervised_maps)
+from sparc_lib.heatmap_report import KEYS, SCORES, HeatmapReport, _score, paired_difference, verdicts
+from sparc_lib.paths import WEIGHTS
+from sparc_lib.scenes import MiniWorldDataset
+from sparc_lib.segmentation import miniworld_regions, pixel_ap
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return DinoEncoder(WEIGHTS / "dino"), ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return miniworld_regions(MiniWorldDataset("test", 12), 12)
+
+
+def a_guide(pair, data, gate, seed, setting):
+    dims = {"dino": pair[0].dim, "clip_img": pair[1].dim, "clip_txt": pair[1].dim}
+    model = SPARC(dims, 128, 16, gate, generator=torch.Generator().manual_seed(seed)).requires_grad_(False)
+    table = np.random.default_rng(seed).random((len(data.classes), 128)) < .3
+    return Guide(model, setting, seed, {target: {s: table for s in IMAGE_STREAMS} for target in (SUM, NAMED)})
+
+
+@pytest.fixture(scope="module")
+def maps(pair, data):
+    guides = [a_guide(pair, data, gate, seed, f"{gate}_lambda1") for gate in ("global", "local") for seed in (0, 1)]
+    return benchmark_maps(data, "miniworld", pair, guides, guides[0], np.random.default_rng(0), progress=False)
+
+
+@pytest.fixture(scope="module")
+def report(maps, data):
+    return _score(maps, data, progress=False)
+
+
+def test_every_method_covers_every_region(maps, data):
+    assert all(values.shape == (len(data.regions), 12, 12) and np.isfinite(values).all() for values in maps.values())
+    have = lambda **where: [m for m in maps if all(getattr(m, k) == v for k, v in where.items())]      # noqa: E731
+    for gate, codings in (("global", 2), ("local", 1)):                # codings differ for one gate only
+        assert len(have(group="SPARC", target=CAPTION, setting=f"{gate}_lambda1")) == codings * 2 * 2
+        assert len(have(group="SPARC", target=NAMED, setting=f"{gate}_lambda1")) == 2 * 2
+    assert len(have(target=WRONG)) == 2 * 2 and len(have(target=SIMILARITY)) == 1
+    joint, alone = (maps[Method("SPARC", CAPTION, "dino", "global_lambda1", coding, 0)]
+                    for coding in ("joint", "independent"))
+    assert not np.allclose(joint, alone)
+
+
+def test_raw_attention_knows_no_class(maps, data, report):
+    """Two regions of one image get the same saliency, so it cannot tell them apart."""
+    values = maps[Method("control", RAW, "dino")]
+    for a, b in data.two_class():
+        np.testing.assert_allclose(values[a], values[b], atol=1e-5)
+    rows = report.summary.set_index("target").loc[[RAW, GAUSSIAN, WHOLE]]
+    assert (rows.contrast.abs() < .02).all() and np.allclose(rows.at_target, rows.at_other, atol=.02)
+
+
+def test_summary_is_the_mean_of_the_regions(report, data):
+    assert len(report.regions) == len(report.summary) * len(data.regions)
+    means = report.regions.groupby(KEYS, sort=False)[list(SCORES)].mean().reset_index()
+    pd.testing.assert_frame_equal(means[list(SCORES)], report.summary[list(SCORES)])
+    assert report.summary.map20.between(0, 1).all()
+
+
+def test_absent_classes_are_absent(data):
+    for region, other in zip(data.regions, absent_classes(data, np.random.default_rng(3))):
+        assert other not in {r.concept for r in data.regions if r.image == region.image}
+
+
+def test_supervised_reference_learns_from_masks(pair, data):
+    """On its own training scenes it beats a bell in the middle by far; a class it never saw gets nothing."""
+    values = supervised_maps(pair[1], data, data)
+    cover = data.cover((12, 12))
+    assert values.shape == cover.shape and values.min() >= 0 and values.max() <= 1
+    bell = np.broadcast_to(centred_gaussian((12, 12)), cover.shape)
+    assert pixel_ap(values, cover).mean() > pixel_ap(bell, cover).mean() + .2
+    classes = {region.concept for region in data.regions if region.image > 0}
+    alone = [i for i, region in enumerate(data.regions) if region.concept not in classes]
+    rest = data._replace(regions=[region for region in data.regions if region.image > 0])
+    assert alone and not supervised_maps(pair[1], rest, data)[alone].any()
+
+
+def test_prompts():
+    assert prompt("Dog", "miniworld") == "In this image there is a dog."
+    assert prompt("Owl", "coco") == "a photo of an owl"
+
+
+def planted(gap):
+    """A report of 40 images, two regions each, in which ours exceeds the controls by `gap` ± noise."""
+    rng, rows = np.random.default_rng(0), []
+    controls = [dict(target=t, stream="dino") for t in (WRONG, RAW, UNIFORM, UNTRAINED, RANDOM_WEIGHTS, SUM)]
+    controls += [dict(target=CAPTION, stream="clip_img"), dict(target=SIMILARITY, stream="clip_img")]
+    for where, shift in [(dict(target=CAPTION, stream="dino"), gap)] + [(c, 0.) for c in controls]:
+        for seed in (0, 1):
+            bare = where["target"] in (RAW, SIMILARITY)
+            key = dict(group="x", setting="" if bare else "g", coding="" if bare else "independent", seed=seed, **where)
+            if bare and seed:
+                continue
+            rows.append(pd.DataFrame({"image": np.repeat(np.arange(40), 2), "pixel_ap": shift + .05 * rng.random(80),
+                                      "contrast": shift + .05 * rng.random(80)}).assign(**key))
+    table = pd.concat(rows, ignore_index=True)
+    return HeatmapReport(table, table, table)
+
+
+@pytest.mark.parametrize("gap, verdict", [(.2, "holds"), (-.2, "fails"), (0., "open")])
+def test_verdicts_follow_the_interval(gap, verdict):
+    found = verdicts(planted(gap), "g", np.random.default_rng(0)).set_index("claim")
+    ours = found[~found.index.str.contains("CLIP image")]
+    assert (ours.verdict == verdict).all() or gap == 0 and (ours.verdict == verdict).sum() >= 6
+    assert ((ours.low <= ours.difference) & (ours.difference <= ours.high)).all()
+    assert ours.difference.to_numpy() == pytest.approx(gap, abs=.02)
+
+
+def test_missing_heatmaps_are_named():
+    with pytest.raises(KeyError, match="nothing"):
+        paired_difference(planted(0).regions, "pixel_ap", dict(target="nothing"), dict(target=RAW),
+                          np.random.default_rng(0))
+
+
+def test_empty_methods_are_told_apart(data):
+    """A map without any relevance scores as the whole image and is counted as empty."""
+    empty = {Method("SPARC", SUM): np.zeros((len(data.regions), 12, 12), np.float32),
+             Method("control", WHOLE): np.ones((len(data.regions), 12, 12), np.float32)}
+    summary = _score(empty, data, progress=False).summary
+    assert summary.not_empty.tolist() == [0, 1] and summary.iou[0] == summary.iou[1]
