@@ -15,13 +15,17 @@ PATTERN_COLOURS = {"all alive": "#0072B2", "2 of 3": "#E69F00", "1 of 3": "#F0E4
 MARKERS = ("D", "s", "^", "v")                    # one a control
 
 
-def tree(ax: Axes, taxonomy: Taxonomy, names: Mapping[str, str], branches: Sequence[str], depth: int) -> Axes:
-    """The tree below `branches` (label names), from left to right, down to `depth`; names {label: shown}."""
+def tree(ax: Axes, taxonomy: Taxonomy, names: Mapping[str, str], branches: Sequence[str], depth: int,
+         most: int | None = None) -> Axes:
+    """The tree below `branches` (label names), from left to right, down to `depth`; names {label: shown}.
+
+    most: children shown of a node; of larger families the first ones and how many more there are. None shows all.
+    """
     height = iter(range(10**6))
 
     def place(label: str, level: int) -> float:
-        children = list(taxonomy.graph.successors(label)) if level < depth else []
-        ys = [place(child, level + 1) for child in children]
+        children, more = _shown_children(taxonomy, label, level, depth, most)
+        ys = [place(child, level + 1) for child in children] + ([write(f"and {more} more", level + 1)] if more else [])
         y = (ys[0] + ys[-1]) / 2 if ys else float(next(height))
         for child_y in ys:
             ax.plot([level + .62, level + .8, level + .97], [y, child_y, child_y], color="#BBBBBB", lw=.8, zorder=1)
@@ -30,11 +34,42 @@ def tree(ax: Axes, taxonomy: Taxonomy, names: Mapping[str, str], branches: Seque
                 bbox=dict(facecolor="white", edgecolor="none", pad=.6), zorder=2)
         return y
 
+    def write(text: str, level: int) -> float:
+        y = float(next(height))
+        ax.text(level, y, text, fontsize=7.5, va="center", color="#555555", style="italic")
+        return y
+
     for branch in branches:
         place(branch, taxonomy.graph.nodes[branch]["depth"])
     ax.set(xlim=(.8, depth + .8), ylim=(next(height), -1))
     ax.set_axis_off()
     return ax
+
+
+def tree_panels(taxonomy: Taxonomy, depth: int, most: int | None = None, panels: int = 3) -> list[list[str]]:
+    """The branches below the root, in order, in `panels` groups of about the same height in `tree`.
+
+    Where `most` shortens the tree, branches without children are left out.
+    """
+    root = next(node for node, level in taxonomy.graph.nodes(data="depth") if level == 0)
+
+    def lines(label: str, level: int) -> int:
+        children, more = _shown_children(taxonomy, label, level, depth, most)
+        return sum(lines(child, level + 1) for child in children) + bool(more) or 1
+
+    branches = [b for b in taxonomy.graph.successors(root) if most is None or taxonomy.graph.out_degree(b)]
+    ends = np.cumsum([lines(branch, 1) for branch in branches])
+    middles = ends - np.diff(ends, prepend=0) / 2
+    group = np.minimum((middles / ends[-1] * panels).astype(int), panels - 1)
+    return [[branch for branch, g in zip(branches, group) if g == panel] for panel in range(panels)]
+
+
+def _shown_children(taxonomy: Taxonomy, label: str, level: int, depth: int, most: int | None) -> tuple[list[str], int]:
+    """(children to draw, how many more there are)."""
+    children = list(taxonomy.graph.successors(label)) if level < depth else []
+    if most is None or len(children) <= most + 1:
+        return children, 0
+    return children[:most], len(children) - most
 
 
 def latent_counts(ax: Axes, counts: Mapping[str, np.ndarray], buckets: Sequence[str], most: int = 10) -> Axes:
