@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .heatmap_methods import (CAPTION, RANDOM_WEIGHTS, RAW, SIMILARITY, SUM, SUPERVISED, UNIFORM, UNTRAINED, WRONG,
-                              Method, benchmark_maps, guide, supervised_maps)
+                              Guide, Method, benchmark_maps, guide, supervised_maps)
 from .profiles import Profile
 from .segmentation import AnnotatedImages, contrast, miniworld_regions, pointing, region_scores
 from .stages import stage
@@ -48,17 +48,15 @@ def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
               "noise": noise.digest, "code": [Path(__file__).parent / f"{name}.py" for name in CODE]}
 
     def build(partial: Path) -> None:
-        def make(model, setting, seed, store):
-            return guide(model.to(best_device()), setting.name, seed, store, profile.evaluation.probe_min_positives)
-
-        first = profile.seeds[0]
-        guides = [make(trained(profile, setting, seed, train, progress=False).model, setting, seed, train)
+        device, headline, first = best_device(), settings[0], profile.seeds[0]
+        guides = [guide(trained(profile, setting, seed, train, progress=False).model.to(device), setting.name, seed,
+                        train, profile.evaluation.probe_min_positives)
                   for setting in settings for seed in profile.seeds]
+        fresh, on_noise = (Guide(model.to(device).requires_grad_(False), headline.name, first, {}) for model in (
+            untrained(profile, headline, first, train), trained(profile, headline, first, noise, progress=False).model))
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
-        fresh = make(untrained(profile, settings[0], first, train), settings[0], first, train)
-        noise_model = trained(profile, settings[0], first, noise, progress=False).model
         maps = benchmark_maps(data, profile.data.kind, pair, guides, fresh, np.random.default_rng(first), noise_pair,
-                              make(noise_model, settings[0], first, noise), progress)
+                              on_noise, progress)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
             maps[Method("reference", SUPERVISED, stream)] = supervised_maps(encoder, masked, data)

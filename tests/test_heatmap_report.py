@@ -4,15 +4,16 @@ import pandas as pd
 import pytest
 import torch
 
-from sparc_lib import SPARC
+from sparc_lib import SPARC, FeatureStore
 from sparc_lib.encoders import ClipEncoder, DinoEncoder
-from sparc_lib.heatmap_methods import (CAPTION, GAUSSIAN, IMAGE_STREAMS, NAMED, RANDOM_WEIGHTS, RAW, SIMILARITY, SUM,
-                                       UNIFORM, UNTRAINED, WHOLE, WRONG, Guide, Method, absent_classes, benchmark_maps,
-                                       centred_gaussian, prompt, supervised_maps)
+from sparc_lib.heatmap_methods import (CAPTION, GAUSSIAN, NAMED, RANDOM_WEIGHTS, RAW, SIMILARITY, STREAMS, SUM, UNIFORM,
+                                       UNTRAINED, WHOLE, WRONG, Guide, Method, absent_classes, benchmark_maps,
+                                       centred_gaussian, guide, prompt, supervised_maps)
 from sparc_lib.heatmap_report import KEYS, SCORES, HeatmapReport, _score, paired_difference, verdicts
 from sparc_lib.paths import WEIGHTS
 from sparc_lib.scenes import MiniWorldDataset
 from sparc_lib.segmentation import miniworld_regions, pixel_ap
+from sparc_lib.word_scores import word_scores
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def a_guide(pair, data, gate, seed, setting):
     dims = {"dino": pair[0].dim, "clip_img": pair[1].dim, "clip_txt": pair[1].dim}
     model = SPARC(dims, 128, 16, gate, generator=torch.Generator().manual_seed(seed)).requires_grad_(False)
     table = np.random.default_rng(seed).random((len(data.classes), 128)) < .3
-    return Guide(model, setting, seed, {target: {s: table for s in IMAGE_STREAMS} for target in (SUM, NAMED)})
+    return Guide(model, setting, seed, {target: {s: table for s in STREAMS} for target in (SUM, NAMED)})
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,35 @@ def test_supervised_reference_learns_from_masks(pair, data):
     alone = [i for i, region in enumerate(data.regions) if region.concept not in classes]
     rest = data._replace(regions=[region for region in data.regions if region.image > 0])
     assert alone and not supervised_maps(pair[1], rest, data)[alone].any()
+
+
+def test_guide_chooses_latents_on_the_store_it_is_given(tmp_path):
+    """More than 5 of a class's samples must activate a latent; every stream has its own choice."""
+    rng, labels = np.random.default_rng(0), np.zeros((60, 2), bool)
+    labels[:20, 0] = labels[20:24, 1] = True
+    features = {s: rng.normal(size=(60, d)).astype(np.float32) for s, d in zip(STREAMS, (6, 5, 5))}
+    store = FeatureStore.create(tmp_path / "s", features, ids=[str(i) for i in range(60)], labels=labels,
+                                classes=["A", "B"])
+    model = SPARC(store.dims, 16, 4, generator=torch.Generator().manual_seed(0))
+    made = guide(model, "g", 0, store, 5)
+    active = {s: (code.dense() > 0).numpy() for s, code in model.encode(store.tensors(), "independent").items()}
+    for stream in STREAMS:
+        wanted = np.array([(active[stream] & labels[:, [c]]).sum(0) > 5 for c in range(2)])
+        assert np.array_equal(made.latents[SUM][stream], wanted) and not wanted[1].any() and wanted[0].any()
+        assert made.latents[NAMED][stream].sum(0).max() <= 1             # a latent has one name at most
+    assert not any(p.requires_grad for p in made.model.parameters())
+
+
+def test_word_scores_count_captions_that_name_the_class(pair, data):
+    captions = ["In this image there is a " + " and a ".join(
+        data.classes[r.concept].lower() for r in data.regions if r.image == i) + "." for i in range(len(data.ids))]
+    captions[0] = "There is a wall."                                     # names nothing: its regions do not count
+    rows = word_scores(data, captions, pair, a_guide(pair, data, "global", 0, "g"))
+    per_target = rows.groupby("target")
+    assert per_target.size().nunique() == 1 and set(rows.image) == {r.image for r in data.regions} - {0}
+    assert rows[["hit", "share"]].stack().between(0, 1).all() and (rows.share[rows.target == RAW] > 0).all()
+    one = rows[rows.target == SIMILARITY].iloc[0]
+    assert one.chance == pytest.approx(1 / (len(captions[one.image].split()) + 1))       # the full stop is a word
 
 
 def test_prompts():
