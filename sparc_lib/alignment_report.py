@@ -23,7 +23,7 @@ from .profiles import EvaluationSpec, Profile, Setting
 from .retrieval import RetrievalMetrics, retrieval_metrics
 from .store import FeatureStore
 from .taxonomy import Taxonomy
-from .workflow import RANDOM, best_device, control, features, trained, untrained
+from .workflow import RANDOM, best_device, features, trained, untrained
 
 CODINGS: tuple[Coding, ...] = ("joint", "independent")
 SUPPORT = 5                      # samples in a stream below which a latent's label counts are mostly noise
@@ -154,13 +154,13 @@ def report_with_controls(profile: Profile, taxonomy: Taxonomy, progress: bool = 
     first seed only. λ does not reach an untrained model, so settings of one gate share that control. Joint codes are
     searched for the first seed only: enough to show what they leak. n_jobs: as in `parallel.each`.
     """
-    first, twin = profile.seeds[0], control(profile)
-    stores = {weights: {split: features(of, split, weights, progress) for split in ("train", "test")}
-              for weights, of in ((None, profile), (RANDOM, twin))}
+    first = profile.seeds[0]
+    stores = {weights: {split: features(profile, split, weights, progress) for split in ("train", "test")}
+              for weights in (None, RANDOM)}
     of_gate = {setting.gate: setting for setting in reversed(profile.settings)}      # the first setting of each gate
     cases = [Case("trained", profile, setting, seed, None) for setting in profile.settings for seed in profile.seeds]
     cases += [Case("untrained", profile, setting, first, None) for setting in of_gate.values()]
-    cases += [Case("random encoders", twin, setting, first, RANDOM) for setting in profile.settings]
+    cases += [Case("random encoders", profile, setting, first, RANDOM) for setting in profile.settings]
     found = each(_report, [(case, taxonomy, *(stores[case.weights][split].directory for split in ("train", "test")))
                            for case in cases], "alignment", n_jobs, progress)
     tables = [AlignmentReport(*(_labelled(table, case.kind, setting.name, case.seed) for table in report))

@@ -29,6 +29,7 @@ from .sparse_ops import Pattern, gather_codes, normalise_rows_
 from .stages import stage
 from .store import FeatureStore
 from .training import TrainConfig, make_optimizer
+from .workflow import train_config
 
 Kind = Literal["usae", "crosscoder"]
 Batch = Mapping[str, Tensor]
@@ -162,7 +163,7 @@ def trained_baseline(profile: Profile, kind: Kind, seed: int, store: FeatureStor
     The crosscoder comes as `single_stream` reads it, ready for `encode_store(..., "independent")`.
     """
     spec, gate = profile.sparc, "local" if kind == "usae" else "global"
-    config = TrainConfig.from_spec(spec, cross_weight=1.0, seed=seed)
+    config = train_config(profile, 1.0, seed, store)
     model = SPARC(store.dims, spec.n_latents, spec.k, gate, spec.k_aux, spec.dead_after,
                   generator=torch.Generator().manual_seed(seed))
 

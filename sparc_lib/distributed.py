@@ -52,8 +52,9 @@ def extract_all(profile: Profile, me: Rank, splits: tuple[str, ...] = workflow.S
         for random_weights in controls:
             if me.world > 1:
                 dino, clip = workflow.encoders(profile, random_weights, me.device)
-                data = workflow.dataset(profile, split)
-                if not workflow.has_features(profile, split, dino, clip):
+                of = profile if random_weights is None else workflow.control(profile)
+                data = workflow.dataset(of, split)
+                if not workflow.has_features(of, split, dino, clip):
                     extract_shard(data, dino, clip, place(workflow.shards_root(), data, dino, clip), me.rank, me.world,
                                   batch_size=profile.encoders.batch_size, workers=workflow.loaders(profile),
                                   progress=progress and me.rank == 0)

@@ -56,14 +56,19 @@ def loaders(profile: Profile) -> int:
 
 
 def control(profile: Profile) -> Profile:
-    """The profile of the random-weight control: fewer training scenes where `data.control_train` says so, all else
-    equal, and as many training steps, so that only the encoders differ."""
+    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says so, all
+    else equal, and as many training steps, so that only the encoders differ. `features` and `trained` apply it."""
     full, fewer = profile.data.train, profile.data.control_train
     if fewer is None:
         return profile
     epochs = round(profile.sparc.epochs * full / fewer)
-    return dataclasses.replace(profile, data=dataclasses.replace(profile.data, train=fewer),
+    return dataclasses.replace(profile, data=dataclasses.replace(profile.data, train=fewer, control_train=None),
                                sparc=dataclasses.replace(profile.sparc, epochs=epochs))
+
+
+def is_control(store: FeatureStore) -> bool:
+    """Whether the features come from encoders with random weights."""
+    return any(stream.encoder.revision.startswith("random-") for stream in store.manifest.streams)
 
 
 def encoders(profile: Profile, random_weights: int | None = None, device: str = "cpu",
@@ -80,6 +85,7 @@ def encoders(profile: Profile, random_weights: int | None = None, device: str = 
 def features(profile: Profile, split: str, random_weights: int | None = None, progress: bool = True,
              single_captions: bool = False) -> FeatureStore:
     """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`."""
+    profile = profile if random_weights is None else control(profile)
     dino, clip = encoders(profile, random_weights, best_device())
 
     def build(partial: Path) -> None:
@@ -164,7 +170,7 @@ def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureSto
 def fit(profile: Profile, setting: Setting, seed: int, store: FeatureStore, checkpoint: Path, progress: bool = True,
         peers: Alone = ALONE) -> TrainResult:
     """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed."""
-    config, device = _train_config(profile, setting, seed), best_device()
+    config, device = train_config(profile, setting.cross_weight, seed, store), best_device()
     model = untrained(profile, setting, seed, store).to(device)
     plan = make_plan(model, store, config, device)
     if peers.rank == 0 and plan.seconds > WORTH_TELLING:
@@ -172,11 +178,13 @@ def fit(profile: Profile, setting: Setting, seed: int, store: FeatureStore, chec
     return train(model, store.resident(device) if plan.resident else store, config, checkpoint, progress, peers)
 
 
-def _train_config(profile: Profile, setting: Setting, seed: int) -> TrainConfig:
-    return TrainConfig.from_spec(profile.sparc, cross_weight=setting.cross_weight, seed=seed)
+def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:
+    """How a run with this λ and seed on `store` is trained."""
+    spec = control(profile).sparc if is_control(store) else profile.sparc
+    return TrainConfig.from_spec(spec, cross_weight=cross_weight, seed=seed)
 
 
 def _run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
     return {"store": store.digest, "model": untrained(profile, setting, seed, store).config,
-            "training": _train_config(profile, setting, seed), "init": seed,
+            "training": train_config(profile, setting.cross_weight, seed, store), "init": seed,
             "code": [Path(__file__).parent / f"{name}.py" for name in ("model", "losses", "training", "dead")]}
