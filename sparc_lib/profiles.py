@@ -232,6 +232,9 @@ def _validate(profile: Profile, stem: str) -> None:
         (max(*sweep.k, sparc.k) <= min(*sweep.n_latents, sparc.n_latents),
          f"every k ({max(*sweep.k, sparc.k)}) must be at most every number of latents "
          f"({min(*sweep.n_latents, sparc.n_latents)}); see fields ablations.k and ablations.n_latents"),
+        (min(len({*sweep.cross_weights, sparc.cross_weight}), len({*sweep.k, sparc.k}),
+             len({*sweep.n_latents, sparc.n_latents})) >= 3,
+         "fields ablations.cross_weights, k and n_latents need three values each, the section sparc's included"),
         (len(set(sweep.seeds)) == len(sweep.seeds), f"field ablations.seeds has a seed twice: {sweep.seeds}"),
         (len(set(names)) == len(names), f"field settings has a name twice: {', '.join(names)}"),
         (len(set(profile.seeds)) == len(profile.seeds), f"field seeds has a seed twice: {profile.seeds}"),

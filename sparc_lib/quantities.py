@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .alignment_report import SUPPORT
 from .verdicts import Sample
 
 Quantity = tuple[str, list[float]]               # id, one value a seed
@@ -88,10 +87,10 @@ def _sweep_cost(table: pd.DataFrame) -> Iterator[Quantity]:
 def _jaccard(table: pd.DataFrame) -> Iterator[Quantity]:
     """04_jaccard. Paper's reading: joint codes, all activations, all latents; leaves stand for deeper published depths.
     Fair reading ("independent"): alive latents with enough support; "corrected": the same above chance."""
-    leaf = table.depth.max()
+    leaf, support = table.depth.max(), table.min_samples.max()
     table = table[table.activations == "all"]
     paper = table[(table.coding == "joint") & (table.min_samples == 1) & (table.latents == "all")]
-    fair = table[(table.coding == "independent") & (table.min_samples == SUPPORT) & (table.latents == "alive")]
+    fair = table[(table.coding == "independent") & (table.min_samples == support) & (table.latents == "alive")]
     for (model, setting), rows in paper.groupby(["model", "setting"]):
         start = f"jaccard/{setting}"
         by_depth = rows.pivot_table(index="seed", columns="depth", values="jaccard")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sparc_lib import ablations
-from sparc_lib.ablations import PARAMETERS, Job, along, curve, jobs, measure, run, sweep, values
+from sparc_lib.ablations import (PARAMETERS, Job, along, course, curve, jobs, measure, reached, run, sweep, trends,
+                                 values)
 from sparc_lib.alignment import jaccard_per_latent, label_counts
 from sparc_lib.evaluation import encode_store
 from sparc_lib.losses import nmse
@@ -118,3 +119,19 @@ def test_curves_hold_the_other_parameters_still(tiny):
     assert set(along(table, tiny, "k", "cross_nmse", "joint").model) == {"trained", "untrained"}
     with pytest.raises(KeyError, match="metrics: cross_nmse"):
         along(table, tiny, "k", "recall", "joint")
+
+
+def test_trends_and_shares_are_taken_for_every_seed_that_covers_the_sweep(tiny):
+    wider = dataclasses.replace(tiny, ablations=dataclasses.replace(
+        tiny.ablations, cross_weights=(0.0, 0.1), k=(2, 3), n_latents=(32, 64), seeds=(0,)))
+    rows = [(*job, "joint", "cross_nmse", (1 if job.gate == "global" else -1) * job.k - .2 * job.cross_weight)
+            for job in jobs(wider)]
+    found = trends(pd.DataFrame(rows, columns=ablations.COLUMNS), wider)
+    assert course(found, "k", "cross_nmse", "joint", "global") == "rises"
+    assert course(found, "k", "cross_nmse", "joint", "local") == "falls"
+    assert course(found, "n_latents", "cross_nmse", "joint", "local") == "has no clear direction"
+    assert reached(found, 0.1, "cross_nmse", "joint", "global") == pytest.approx([.1])
+    assert reached(found, 1.0, "cross_nmse", "joint", "global") == pytest.approx([1])
+    assert set(found.seed) == {0}                                           # seed 1 ran at the headline only
+    with pytest.raises(KeyError, match="no row with metric"):
+        course(found, "k", "self_nmse", "joint", "global")

@@ -96,6 +96,7 @@ def test_missing_field_names_it_and_its_type(mini):
     ("data", "kind", "imagenet", r"data\.kind must be one of miniworld, coco, open_images"),
     ("ablations", "k", [16, 999], r"every k \(999\) must be at most every number of latents \(128\)"),
     ("ablations", "cross_weights", [-1.0], r"ablations\.cross_weights must not be negative"),
+    ("ablations", "n_latents", [512, 256], r"need three values each"),
     ("ablations", "seeds", [1, 1], r"ablations\.seeds has a seed twice"),
     ("ablations", "epochs", 0, r"ablations\.epochs must be above 0"),
     ("evaluation", "taxonomy_depths", [1, "2"], r"evaluation\.taxonomy_depths\[1\] must be an integer"),
