@@ -116,12 +116,11 @@ def test_table_holds_every_representation_and_is_kept(tmp_path, monkeypatch):
                         stores[weights, split])
     profile = load_profile("smoke")
     profile = dataclasses.replace(profile, sparc=dataclasses.replace(profile.sparc, n_latents=24, k=3, epochs=1))
-    spec = ClassifierSpec(hidden=16, batch_size=64)
+    spec = ClassifierSpec(hidden=16, epochs=10, min_steps=1, batch_size=64)
     table = classification_report.classification_table(profile, spec, progress=False)
     first = table[(table.setting == "global_lambda1") & (table.model == "trained")]
     assert first.groupby(["kind", "seed"]).size().to_dict() == {
-        (kind, seed): size for kind, size in {"codes": 3, "reconstruction": 3, "cross-reconstruction": 6}.items()
-        for seed in profile.seeds}
+        ("codes", 0): 3, ("codes", 1): 3, ("reconstruction", 0): 3, ("cross-reconstruction", 0): 6}
     assert table.groupby(["model", "kind"]).size().drop("trained").to_dict() == {
         ("random encoders", "codes"): 3, ("random encoders", "raw"): 3, ("untrained", "codes"): 3}
     raw = table[table.kind == "raw"].groupby("model").mean_ap.mean()
