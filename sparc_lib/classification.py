@@ -20,12 +20,13 @@ from .representations import Inputs
 @dataclass(frozen=True)
 class ClassifierSpec:
     """Of the MLP dim -> hidden -> classes. It sees train `epochs` times, more often where that makes fewer than
-    min_steps steps. lr: peak of a cosine schedule (Adam with weight decay)."""
+    min_steps steps: sparse codes are learned faster than dense features, so too few steps would favour them.
+    lr: peak of a cosine schedule (Adam with weight decay)."""
     hidden: int = 128
-    epochs: int = 4
-    min_steps: int = 40
-    batch_size: int = 1024
-    lr: float = 1.5e-2
+    epochs: int = 6
+    min_steps: int = 150
+    batch_size: int = 512
+    lr: float = 1e-2
     weight_decay: float = 1e-2
     dropout: float = 0.2
 

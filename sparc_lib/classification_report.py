@@ -32,9 +32,9 @@ def classification_table(profile: Profile, spec: ClassifierSpec = ClassifierSpec
                          progress: bool = True) -> pd.DataFrame:
     """`Case`s with mean_ap and chance, fitted on train and scored on test pairs; computed on first use.
 
-    Independent codes throughout. The first setting has every kind and seed, raw features every seed (of the
-    classifier). For the first seed there are the codes of the other settings, of an untrained model and of
-    random-weight encoders, and the raw features of these.
+    Independent codes throughout. The codes of the first setting have every seed, raw features too (of the classifier).
+    For the first seed there are the reconstructions of the first setting, the codes of the other settings, of an
+    untrained model and of random-weight encoders, and the raw features of these.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
@@ -73,7 +73,7 @@ def _cases(profile: Profile, stores: dict) -> Iterator[tuple[Case, Inputs, Input
         learned, asked = (encode_store(sparc, store, "independent") for store in (train, test))
         for s in train.streams:
             yield Case(model, setting.name, seed, CODES, s, s), SparseCodes(learned[s]), SparseCodes(asked[s]), weights
-        if model == "trained" and setting == headline:
+        if model == "trained" and setting == headline and seed == first:
             for s, t in [*zip(train.streams, train.streams), *permutations(train.streams, 2)]:
                 both = (Reconstruction(sparc, codes[s], t) for codes in (learned, asked))
                 yield Case(model, setting.name, seed, OWN if s == t else CROSS, s, t), *both, weights

@@ -1,12 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 from torchmetrics.functional.classification import multilabel_average_precision
 
+from sparc_lib import classification_report
 from sparc_lib.classification import ClassifierSpec, _average_precision, classify
 from sparc_lib.evaluation import encode_store
 from sparc_lib.model import SPARC
+from sparc_lib.profiles import load_profile
 from sparc_lib.representations import Features, Reconstruction, SparseCodes
 from sparc_lib.store import FeatureStore
 
@@ -93,6 +97,36 @@ def test_representations_are_the_models(tmp_path):
     rebuilt = Reconstruction(model, codes["dino"], "clip_img")
     torch.testing.assert_close(rebuilt.batch(rows), model.decode(z, "clip_img")[rows].detach())
     assert rebuilt.batch(slice(None)).shape == (30, 5) and (len(rebuilt), rebuilt.dim) == (30, 5)
+
+
+def labelled_store(folder, seed, n=60):
+    """Streams whose first dimensions tell the label; the random-weight stores (seed 0) are noise."""
+    draw = np.random.default_rng(seed + 1)
+    labels = draw.random((n, 3)) < .4
+    x = {s: draw.normal(size=(n, d)) for s, d in {"dino": 6, "clip_img": 5, "clip_txt": 5}.items()}
+    for features in x.values():
+        features[:, :3] += 4 * labels * (seed > 0)
+    return FeatureStore.create(folder, x, ids=[str(i) for i in range(n)], labels=labels, classes=list("abc"))
+
+
+def test_table_holds_every_representation_and_is_kept(tmp_path, monkeypatch):
+    stores = {(w, split): labelled_store(tmp_path / f"{w}{split}", seed, n) for (w, split, seed, n) in (
+        (None, "train", 1, 300), (None, "test", 2, 200), (0, "train", 0, 300), (0, "test", 0, 200))}
+    monkeypatch.setattr(classification_report, "features", lambda p, split, weights=None, progress=True:
+                        stores[weights, split])
+    profile = load_profile("smoke")
+    profile = dataclasses.replace(profile, sparc=dataclasses.replace(profile.sparc, n_latents=24, k=3, epochs=1))
+    spec = ClassifierSpec(hidden=16, epochs=10, min_steps=1, batch_size=64)
+    table = classification_report.classification_table(profile, spec, progress=False)
+    first = table[(table.setting == "global_lambda1") & (table.model == "trained")]
+    assert first.groupby(["kind", "seed"]).size().to_dict() == {
+        ("codes", 0): 3, ("codes", 1): 3, ("reconstruction", 0): 3, ("cross-reconstruction", 0): 6}
+    assert table.groupby(["model", "kind"]).size().drop("trained").to_dict() == {
+        ("random encoders", "codes"): 3, ("random encoders", "raw"): 3, ("untrained", "codes"): 3}
+    raw = table[table.kind == "raw"].groupby("model").mean_ap.mean()
+    assert raw["trained"] > .9 > raw["random encoders"] + .2
+    monkeypatch.setattr(classification_report, "classify", None)
+    assert classification_report.classification_table(profile, spec, progress=False).equals(table)
 
 
 def test_clear_errors():
