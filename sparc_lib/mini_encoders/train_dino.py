@@ -196,8 +196,8 @@ def train(steps: int, decay_from: int, n_scenes: int, folder: Path, threads: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--decay-from", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--decay-from", type=int, default=2000)
     parser.add_argument("--scenes", type=int, default=120_000)
     parser.add_argument("--folder", type=Path, default=WEIGHTS / "dino")
     parser.add_argument("--threads", type=int, default=2)
