@@ -8,12 +8,12 @@ from typing import Callable, Iterator
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .baselines import (PairMap, fit_cca, fit_centred, fit_procrustes, fit_relative, fit_ridge, match_latents,
                         rename_latents)
 from .baselines_sae import trained_baseline
 from .evaluation import encode_store
+from .parallel import each
 from .profiles import Profile, Setting
 from .retrieval_report import (CLIP, CODES, CROSS, Pool, Row, code_of, labelled, model_rows, pairs_pool, pool_codes,
                                search)
@@ -28,18 +28,19 @@ SEEDED = ("relative", MATCHED, "USAE", f"USAE, {CROSS}", "crosscoder", f"crossco
 METHODS = (CENTRED_CLIP, *MAPS, *SEEDED)
 
 
-def baseline_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
+def baseline_table(profile: Profile, progress: bool = True, n_jobs: int | None = None) -> pd.DataFrame:
     """All baselines between all ordered pairs of streams among the test pairs; computed on first use.
 
     `Row`s whose kind is one of METHODS, protocol "pairs", with the columns model ("trained", "random encoders") and
     seed. Fits see the train split only. Methods that draw something have a row per seed; on random-weight encoders
     the first seed stands for all. Relative representations use L anchors, so that all codes have L entries.
+    n_jobs: as in `parallel.each`.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 
     def build(partial: Path) -> None:
-        table = pd.concat(_tables(profile, stores, progress), ignore_index=True)
+        table = pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True)
         table.to_csv(partial / "table.csv.partial", index=False)
         (partial / "table.csv.partial").rename(partial / "table.csv")
 
@@ -50,17 +51,20 @@ def baseline_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
     return pd.read_csv(stage("baselines", inputs, build) / "table.csv")
 
 
-def _tables(profile: Profile, stores: dict, progress: bool) -> Iterator[pd.DataFrame]:
-    size = profile.evaluation.retrieval_pool
-    with tqdm(total=len(profile.seeds) + 1, desc="baselines", disable=not progress) as bar:
-        for weights, kind in ((None, "trained"), (RANDOM, "random encoders")):
-            train, pool = stores[weights, "train"], pairs_pool(stores[weights, "test"], size, best_device())
-            for seed in profile.seeds[:1] if weights is not None else profile.seeds:
-                rows = list(seeded_rows(profile, train, pool, seed))
-                if seed == profile.seeds[0]:
-                    rows += map_rows(train, pool)
-                yield labelled(rows, model=kind, seed=seed)
-                bar.update()
+def _tables(profile: Profile, stores: dict, n_jobs: int | None, progress: bool) -> list[pd.DataFrame]:
+    jobs = [(None, seed) for seed in profile.seeds] + [(RANDOM, profile.seeds[0])]
+    return each(_table, [(profile, weights, seed, *(stores[weights, split].directory for split in ("train", "test")))
+                         for weights, seed in jobs], "baselines", n_jobs, progress)
+
+
+def _table(profile: Profile, weights: int | None, seed: int, train: Path, test: Path) -> pd.DataFrame:
+    """All baselines with one seed; those that draw nothing with the first one only."""
+    known, asked = FeatureStore.open(train), FeatureStore.open(test)
+    pool = pairs_pool(asked, profile.evaluation.retrieval_pool, best_device())
+    rows = list(seeded_rows(profile, known, pool, seed))
+    if seed == profile.seeds[0]:
+        rows += map_rows(known, pool)
+    return labelled(rows, model="trained" if weights is None else "random encoders", seed=seed)
 
 
 def map_rows(train: FeatureStore, pool: Pool) -> Iterator[Row]:

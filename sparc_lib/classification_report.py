@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from .classification import ClassifierSpec, classify
 from .evaluation import encode_store
-from .profiles import Profile
+from .parallel import each
+from .profiles import Profile, Setting
 from .representations import Features, Inputs, Reconstruction, SparseCodes
 from .retrieval_report import CODES, CROSS, OWN, RAW, code_of
 from .stages import stage
+from .store import FeatureStore
 from .workflow import RANDOM, best_device, features, trained, untrained
 
 
@@ -29,22 +30,20 @@ class Case(NamedTuple):
 
 
 def classification_table(profile: Profile, spec: ClassifierSpec = ClassifierSpec(),
-                         progress: bool = True) -> pd.DataFrame:
+                         progress: bool = True, n_jobs: int | None = None) -> pd.DataFrame:
     """`Case`s with mean_ap and chance, fitted on train and scored on test pairs; computed on first use.
 
     Independent codes throughout. The codes of the first setting have every seed, raw features too (of the classifier).
     For the first seed there are the reconstructions of the first setting, the codes of the other settings, of an
-    untrained model and of random-weight encoders, and the raw features of these.
+    untrained model and of random-weight encoders, and the raw features of these. n_jobs: as in `parallel.each`.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 
     def build(partial: Path) -> None:
-        rows = []
-        for case, train, test, store in tqdm(_cases(profile, stores), desc="classifiers", disable=not progress):
-            found = classify(train, stores[store, "train"].labels, test, stores[store, "test"].labels, spec, case.seed,
-                             best_device())
-            rows.append((*case, found.mean_ap, found.chance))
+        tasks = [(profile, spec, source, *(stores[source.weights, split].directory for split in ("train", "test")))
+                 for source in _sources(profile)]
+        rows = [row for found in each(_rows, tasks, "classifiers", n_jobs, progress) for row in found]
         table = pd.DataFrame(rows, columns=[*Case._fields, "mean_ap", "chance"])
         table.to_csv(partial / "table.csv.partial", index=False)
         (partial / "table.csv.partial").rename(partial / "table.csv")
@@ -56,24 +55,45 @@ def classification_table(profile: Profile, spec: ClassifierSpec = ClassifierSpec
     return pd.read_csv(stage("classification", inputs, build) / "table.csv")
 
 
-def _cases(profile: Profile, stores: dict) -> Iterator[tuple[Case, Inputs, Inputs, int | None]]:
+class _Source(NamedTuple):
+    """What the inputs of some classifiers are made with; setting None: nothing, they are raw features."""
+    model: str
+    setting: Setting | None
+    seed: int
+    weights: int | None
+
+
+def _sources(profile: Profile) -> list[_Source]:
     first, headline = profile.seeds[0], profile.settings[0]
-    for weights, model, seeds in ((None, "trained", profile.seeds), (RANDOM, "random encoders", profile.seeds[:1])):
-        train, test = stores[weights, "train"], stores[weights, "test"]
-        for seed in seeds:
-            for s in train.streams:
-                yield Case(model, "raw", seed, RAW, s, s), Features(train, s), Features(test, s), weights
-    for model, setting, seed in [("trained", headline, seed) for seed in profile.seeds] + [
-            ("trained", setting, first) for setting in profile.settings[1:]] + [
-            ("untrained", headline, first), ("random encoders", headline, first)]:
-        weights = RANDOM if model == "random encoders" else None
-        train, test = stores[weights, "train"], stores[weights, "test"]
-        sparc = (untrained(profile, setting, seed, train) if model == "untrained"
-                 else trained(profile, setting, seed, train, progress=False).model).to(best_device())
-        learned, asked = (encode_store(sparc, store, "independent") for store in (train, test))
+    return [*(_Source("trained", headline, seed, None) for seed in profile.seeds),
+            *(_Source("trained", setting, first, None) for setting in profile.settings[1:]),
+            _Source("untrained", headline, first, None), _Source("random encoders", headline, first, RANDOM),
+            *(_Source("trained", None, seed, None) for seed in profile.seeds),
+            _Source("random encoders", None, first, RANDOM)]
+
+
+def _rows(profile: Profile, spec: ClassifierSpec, source: _Source, train: Path, test: Path) -> list[tuple]:
+    known, asked = FeatureStore.open(train), FeatureStore.open(test)
+    rows = []
+    for case, *inputs in _cases(profile, source, known, asked):
+        found = classify(inputs[0], known.labels, inputs[1], asked.labels, spec, source.seed, best_device())
+        rows.append((*case, found.mean_ap, found.chance))
+    return rows
+
+
+def _cases(profile: Profile, source: _Source, train: FeatureStore,
+           test: FeatureStore) -> Iterator[tuple[Case, Inputs, Inputs]]:
+    model, setting, seed, _ = source
+    if setting is None:
         for s in train.streams:
-            yield Case(model, setting.name, seed, CODES, s, s), SparseCodes(learned[s]), SparseCodes(asked[s]), weights
-        if model == "trained" and setting == headline and seed == first:
-            for s, t in [*zip(train.streams, train.streams), *permutations(train.streams, 2)]:
-                both = (Reconstruction(sparc, codes[s], t) for codes in (learned, asked))
-                yield Case(model, setting.name, seed, OWN if s == t else CROSS, s, t), *both, weights
+            yield Case(model, "raw", seed, RAW, s, s), Features(train, s), Features(test, s)
+        return
+    sparc = (untrained(profile, setting, seed, train) if model == "untrained"
+             else trained(profile, setting, seed, train, progress=False).model).to(best_device())
+    learned, asked = (encode_store(sparc, store, "independent") for store in (train, test))
+    for s in train.streams:
+        yield Case(model, setting.name, seed, CODES, s, s), SparseCodes(learned[s]), SparseCodes(asked[s])
+    if (model, setting, seed) == ("trained", profile.settings[0], profile.seeds[0]):
+        for s, t in [*zip(train.streams, train.streams), *permutations(train.streams, 2)]:
+            both = (Reconstruction(sparc, codes[s], t) for codes in (learned, asked))
+            yield Case(model, setting.name, seed, OWN if s == t else CROSS, s, t), *both

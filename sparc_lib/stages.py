@@ -51,7 +51,7 @@ def stage(name: str, inputs: Any, build: Callable[[Path], None], root: Path | No
     if not force and _is_current(final):
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(final):
+    with lock(final):
         if not force and _is_current(final):            # another process built it while this one waited
             return final
         if force or not _is_current(partial):
@@ -99,8 +99,8 @@ def _replace(partial: Path, final: Path) -> None:
 
 
 @contextmanager
-def _lock(final: Path) -> Iterator[None]:
-    """Hold the stage's lock; the system lets go of it when the process ends, however it ends."""
+def lock(final: Path) -> Iterator[None]:
+    """Hold the lock on what is to become `final`; the system lets go of it when the process ends, however it ends."""
     with open(final.with_name(final.name + ".lock"), "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

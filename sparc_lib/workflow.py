@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple, Sequence
 
 import pandas as pd
 import torch
+from joblib import cpu_count
 
 from . import data_sets, paths
 from .encoders import ClipEncoder, DinoEncoder, demand_input_sizes
@@ -20,14 +21,15 @@ from .parallel import each
 from .peers import ALONE, Alone
 from .planning import make_plan
 from .profiles import Profile, Setting
-from .shards import merge, place
-from .stages import is_finished, stage
+from .shards import extract_shard, merge, place
+from .stages import is_finished, lock, stage
 from .store import FeatureStore
 from .training import TrainConfig, TrainResult, train
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0                                       # seed of the random-weight encoders, the control of every result
+PARALLEL_FROM = 1000                             # images from which a process a core pays for its start
 WORTH_TELLING = 600                              # seconds of training from which on the plan is told before it starts
 
 
@@ -90,14 +92,36 @@ def features(profile: Profile, split: str, random_weights: int | None = None, pr
 
     def build(partial: Path) -> None:
         data, store = dataset(profile, split, single_captions), partial / "store"
-        shards = place(shards_root(), data, dino, clip)
+        shards, world = place(shards_root(), data, dino, clip), processes(profile, data)
         if shards.exists() and not store.exists():         # several processes have been at work (distributed.py)
             merge(data, dino, clip, shards, store)
+        elif world > 1 and not store.exists():
+            parts = partial / f"parts-of-{world}"
+            tasks = [(profile, split, random_weights, parts, rank, world, progress) for rank in range(world)]
+            each(_extract_part, tasks, f"features of {split}", world, progress=False)
+            merge(data, dino, clip, parts, store)
+            shutil.rmtree(parts)
         extract(data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress)
         shutil.rmtree(shards, ignore_errors=True)
 
     folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip, single_captions), build)
     return FeatureStore.open(folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint})
+
+
+def processes(profile: Profile, data: PairedDataset) -> int:
+    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU gain
+    little from several threads; one alone for photographs, which have loading processes of their own, and on a GPU."""
+    alone = profile.data.kind != "miniworld" or torch.cuda.is_available() or len(set(data.image_ids)) < PARALLEL_FROM
+    return 1 if alone else min(cpu_count(), 8)
+
+
+def _extract_part(profile: Profile, split: str, random_weights: int | None, folder: Path, rank: int, world: int,
+                  progress: bool) -> None:
+    dino, clip = encoders(profile, random_weights)
+    folder.mkdir(exist_ok=True)
+    with lock(folder / f"{rank:04d}"):          # one that outlived its killed parent may still be at work
+        extract_shard(dataset(profile, split), dino, clip, folder, rank, world, batch_size=profile.encoders.batch_size,
+                      progress=progress and rank == 0)
 
 
 def has_features(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> bool:
