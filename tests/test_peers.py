@@ -50,7 +50,7 @@ def pair(tmp_path_factory):
     (folder / "run.py").write_text(RUN)
     search = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           str(folder / "run.py"), str(folder)], capture_output=True, text=True, timeout=100,
+                           str(folder / "run.py"), str(folder)], capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
