@@ -36,6 +36,7 @@ def shrunk(tmp_path, encoder_dirs, monkeypatch):
         raw["encoders"] |= {"batch_size": 5, "precision": "float32"}
         raw["sparc"] |= {"n_latents": 32, "k": 4, "k_aux": 4, "batch_size": 6, "epochs": 1}
         raw["evaluation"] |= {"null_repeats": 1, "top_n": 5, "taxonomy_depths": [1, 5]}
+        raw["ablations"] |= {"k": [2, 4, 8], "n_latents": [16, 32, 64]}
         raw["settings"] = raw["settings"][:1]
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw))
         return read_profile(tmp_path / f"{name}.yaml")
