@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from .evaluation import encode_store
 from .linear_probes import LinearProbe, probe_features, probe_representations
 from .model import SPARC
+from .parallel import each
 from .probing import probe_losses
 from .profiles import Profile, Setting
 from .stages import stage
+from .store import FeatureStore
 from .workflow import SPLITS, best_device, features, trained, untrained
 
 # (coding, select_on): as published, where candidates are chosen on all samples; chosen on train (F7); and with the
@@ -51,62 +52,75 @@ class LinearProbeRow(NamedTuple):
     chance: float
 
 
-def latent_probe_table(profile: Profile, progress: bool = True, n_jobs: int = 1) -> pd.DataFrame:
+def latent_probe_table(profile: Profile, progress: bool = True, n_jobs: int | None = None) -> pd.DataFrame:
     """1-D probes on the test split: `LatentProbeRow`s of every setting and seed, and of each setting untrained with the
-    first seed, under each of `READINGS`. Each model is a cached stage. n_jobs: joblib workers, over classes."""
-    test = features(profile, "test", progress=progress)
-
-    def rows_of(model: SPARC) -> list[tuple]:
-        found, losses = [], {}
-        for coding, select_on in READINGS:
-            if model.gate == "local" and ("joint", select_on) in losses:       # both codings are the same codes
-                losses[coding, select_on] = losses["joint", select_on]
-            else:
-                codes = encode_store(model, test, coding)
-                losses[coding, select_on] = {
-                    stream: probe_losses(z, test.labels, select_on, n_jobs=n_jobs, solver="newton",
-                                         min_positives=profile.evaluation.probe_min_positives)
-                    for stream, z in codes.items()}
-            found += [(stream, coding, select_on, float(np.mean(loss)), len(loss))
-                      for stream, loss in losses[coding, select_on].items()]
-        return found
-
-    return _table(profile, LatentProbeRow, rows_of, {"test": test.digest}, progress)
+    first seed, under each of `READINGS`. Each model is a cached stage. n_jobs: as in `parallel.each`, over models."""
+    return _table(profile, LatentProbeRow, {"test": features(profile, "test", progress=progress)}, n_jobs, progress)
 
 
-def linear_probe_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
+def linear_probe_table(profile: Profile, progress: bool = True, n_jobs: int | None = None) -> pd.DataFrame:
     """Full linear probes: `LinearProbeRow`s of the raw features, then of the models of `latent_probe_table`."""
     stores = {split: features(profile, split, progress=progress) for split in SPLITS}
-
-    def plain(probes: dict[tuple[str, str], LinearProbe]) -> list[tuple]:
-        return [(*key, probe.mean_ap, probe.chance) for key, probe in probes.items()]
-
-    raw = pd.DataFrame([("raw", "raw", profile.seeds[0], *row) for row in plain(probe_features(stores))],
+    raw = pd.DataFrame([("raw", "raw", profile.seeds[0], *row) for row in _plain(probe_features(stores))],
                        columns=LinearProbeRow._fields)
-    made = _table(profile, LinearProbeRow, lambda model: plain(probe_representations(model, stores)),
-                  {split: store.digest for split, store in stores.items()}, progress)
-    return pd.concat([raw, made], ignore_index=True)
+    return pd.concat([raw, _table(profile, LinearProbeRow, stores, n_jobs, progress)], ignore_index=True)
 
 
-def _table(profile: Profile, row: type, rows_of, data: dict[str, str], progress: bool) -> pd.DataFrame:
-    """The rows of every model of the profile, each model a stage keyed by its weights' origin and the data."""
-    store = features(profile, "train", progress=False)
-    tables = []
-    for kind, setting, seed in tqdm(list(_models(profile)), desc=row.__name__[:-3], disable=not progress):
-        def build(partial: Path) -> None:
-            model = (untrained(profile, setting, seed, store) if kind == "untrained"
-                     else trained(profile, setting, seed, store, progress=False).model)
-            table = pd.DataFrame(rows_of(model.to(best_device())), columns=row._fields[3:])
-            table.to_csv(partial / "rows.csv.partial", index=False)
-            (partial / "rows.csv.partial").rename(partial / "rows.csv")
+def _latent_rows(profile: Profile, model: SPARC, stores: dict[str, FeatureStore]) -> list[tuple]:
+    test, found, losses = stores["test"], [], {}
+    for coding, select_on in READINGS:
+        if model.gate == "local" and ("joint", select_on) in losses:           # both codings are the same codes
+            losses[coding, select_on] = losses["joint", select_on]
+        else:
+            codes = encode_store(model, test, coding)
+            losses[coding, select_on] = {
+                stream: probe_losses(z, test.labels, select_on, solver="newton",
+                                     min_positives=profile.evaluation.probe_min_positives)
+                for stream, z in codes.items()}
+        found += [(stream, coding, select_on, float(np.mean(loss)), len(loss))
+                  for stream, loss in losses[coding, select_on].items()]
+    return found
 
-        told = setting.gate if kind == "untrained" else setting         # λ does not reach an untrained model
-        inputs = {"table": row.__name__, "model": kind, "setting": told, "seed": seed, "train": store.digest,
-                  "data": data, "sparc": profile.sparc, "min_positives": profile.evaluation.probe_min_positives,
-                  "code": [Path(__file__).parent / f"{name}.py" for name in (*_CODE, "losses", "training", "dead")]}
-        table = pd.read_csv(stage("probes", inputs, build) / "rows.csv")
-        tables.append(table.assign(model=kind, setting=setting.name, seed=seed)[list(row._fields)])
-    return pd.concat(tables, ignore_index=True)
+
+def _linear_rows(profile: Profile, model: SPARC, stores: dict[str, FeatureStore]) -> list[tuple]:
+    return _plain(probe_representations(model, stores))
+
+
+def _plain(probes: dict[tuple[str, str], LinearProbe]) -> list[tuple]:
+    return [(*key, probe.mean_ap, probe.chance) for key, probe in probes.items()]
+
+
+ROWS_OF = {LatentProbeRow: _latent_rows, LinearProbeRow: _linear_rows}
+
+
+def _table(profile: Profile, row: type, stores: dict[str, FeatureStore], n_jobs: int | None,
+           progress: bool) -> pd.DataFrame:
+    """The rows of every model of the profile."""
+    train = features(profile, "train", progress=False).directory
+    folders = {split: store.directory for split, store in stores.items()}
+    tasks = [(profile, row, *model, train, folders) for model in _models(profile)]
+    return pd.concat(each(_of_model, tasks, row.__name__[:-3], n_jobs, progress), ignore_index=True)
+
+
+def _of_model(profile: Profile, row: type, kind: str, setting: Setting, seed: int, train: Path,
+              folders: dict[str, Path]) -> pd.DataFrame:
+    """The rows of one model, a stage keyed by where its weights come from and the data."""
+    store, data = FeatureStore.open(train), {split: FeatureStore.open(folder) for split, folder in folders.items()}
+
+    def build(partial: Path) -> None:
+        model = (untrained(profile, setting, seed, store) if kind == "untrained"
+                 else trained(profile, setting, seed, store, progress=False).model)
+        table = pd.DataFrame(ROWS_OF[row](profile, model.to(best_device()), data), columns=row._fields[3:])
+        table.to_csv(partial / "rows.csv.partial", index=False)
+        (partial / "rows.csv.partial").rename(partial / "rows.csv")
+
+    told = setting.gate if kind == "untrained" else setting             # λ does not reach an untrained model
+    inputs = {"table": row.__name__, "model": kind, "setting": told, "seed": seed, "train": store.digest,
+              "data": {split: part.digest for split, part in data.items()}, "sparc": profile.sparc,
+              "min_positives": profile.evaluation.probe_min_positives,
+              "code": [Path(__file__).parent / f"{name}.py" for name in (*_CODE, "losses", "training", "dead")]}
+    table = pd.read_csv(stage("probes", inputs, build) / "rows.csv")
+    return table.assign(model=kind, setting=setting.name, seed=seed)[list(row._fields)]
 
 
 def _models(profile: Profile) -> Iterator[tuple[str, Setting, int]]:

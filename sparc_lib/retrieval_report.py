@@ -16,11 +16,11 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .evaluation import encode_store
 from .model import SPARC
-from .profiles import Profile
+from .parallel import each
+from .profiles import Profile, Setting
 from .representations import Reconstruction, train_means
 from .retrieval import retrieval_metrics
 from .stages import stage
@@ -152,20 +152,20 @@ def raw_rows(pool: Pool) -> list[Row]:
     return [search(pool, RAW, q, r, pool.features[q], pool.features[r], "features") for q, r in permutations(CLIP)]
 
 
-def retrieval_table(profile: Profile, progress: bool = True) -> pd.DataFrame:
+def retrieval_table(profile: Profile, progress: bool = True, n_jobs: int | None = None) -> pd.DataFrame:
     """All searches of a profile's settings and seeds among its test pairs, with controls; computed on first use.
 
     `Row`s with the columns model ("trained", "untrained", "random encoders", "raw"), setting and seed in front.
     Every trained model is searched by every kind and pair; the first setting also as CENTRED, and under the protocols
     "captions" (between text and images) and "joined" (within CLIP). For the first seed there are joint codes of the
     first setting, models of random-weight encoders for every setting, and one untrained model, for neither λ nor, with
-    independent codes, the gate reaches a model that was never trained.
+    independent codes, the gate reaches a model that was never trained. n_jobs: as in `parallel.each`.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 
     def build(partial: Path) -> None:
-        table = pd.concat(_tables(profile, stores, progress), ignore_index=True)
+        table = pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True)
         table.to_csv(partial / "table.csv.partial", index=False)
         (partial / "table.csv.partial").rename(partial / "table.csv")
 
@@ -181,31 +181,42 @@ def code_of(*modules: str) -> list[Path]:
     return [Path(__file__).with_name(f"{module}.py") for module in modules]
 
 
-def _tables(profile: Profile, stores: Mapping, progress: bool) -> Iterator[pd.DataFrame]:
-    first, headline, size = profile.seeds[0], profile.settings[0], profile.evaluation.retrieval_pool
-    train, test, device = stores[None, "train"], stores[None, "test"], best_device()
-    means = {s: mean.to(device) for s, mean in train_means(train).items()}
-    clip = encoders(profile, device=device)[1]
-    noise, pairs = (pairs_pool(stores[weights, "test"], size, device) for weights in (RANDOM, None))
-    captions, joined = captions_pool(test, size, device), joined_pool(test, clip.text_features, size, device)
-    with_text = [pair for pair in permutations(train.streams, 2) if "clip_txt" in pair]
-    raw = [row for pool in (pairs, captions, joined) for row in raw_rows(pool)]
-    yield labelled(raw, model="raw", setting="raw_clip", seed=first)
-    yield labelled(raw_rows(noise), model="random encoders", setting="raw_clip", seed=first)
-    cases = [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
+def _tables(profile: Profile, stores: Mapping, n_jobs: int | None, progress: bool) -> list[pd.DataFrame]:
+    first, headline = profile.seeds[0], profile.settings[0]
+    cases = [("raw", None, first), ("random encoders", None, first)]
+    cases += [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
     cases += [("untrained", headline, first), *(("random encoders", setting, first) for setting in profile.settings)]
-    for kind, setting, seed in tqdm(cases, desc="retrieval", disable=not progress):
-        model = (untrained(profile, setting, seed, train) if kind == "untrained" else trained(
-            profile, setting, seed, stores[RANDOM if kind == "random encoders" else None, "train"], False).model)
-        model, main = model.to(device), kind == "trained" and setting == headline
-        pool = noise if kind == "random encoders" else pairs
-        rows = list(model_rows(model, pool, (CODES, OWN, CROSS, *([CENTRED] if main else [])), means=means))
-        if main:
-            rows += model_rows(model, captions, (CODES, CROSS), with_text)
-            rows += model_rows(model, joined, (CODES, CROSS), list(permutations(CLIP)))
-        if setting == headline and seed == first:
-            rows.append(joint_row(model, pool))
-        yield labelled(rows, model=kind, setting=setting.name, seed=seed)
+    return each(_table, [(profile, *case, *(stores[RANDOM if case[0] == "random encoders" else None, split].directory
+                                            for split in ("train", "test"))) for case in cases],
+                "retrieval", n_jobs, progress)
+
+
+def _table(profile: Profile, kind: str, setting: Setting | None, seed: int, train: Path, test: Path) -> pd.DataFrame:
+    """All searches of one model, or with setting None of the raw features."""
+    known, asked, device = FeatureStore.open(train), FeatureStore.open(test), best_device()
+    size, headline = profile.evaluation.retrieval_pool, profile.settings[0]
+    pool = pairs_pool(asked, size, device)
+
+    def by_captions() -> tuple[Pool, Pool]:
+        text = encoders(profile, device=device)[1].text_features
+        return captions_pool(asked, size, device), joined_pool(asked, text, size, device)
+
+    if setting is None:
+        rows = [row for each_pool in (pool, *(by_captions() if kind == "raw" else ())) for row in raw_rows(each_pool)]
+        return labelled(rows, model=kind, setting="raw_clip", seed=seed)
+    means = {s: mean.to(device) for s, mean in train_means(known).items()}
+    model = (untrained(profile, setting, seed, known) if kind == "untrained"
+             else trained(profile, setting, seed, known, progress=False).model).to(device)
+    main = kind == "trained" and setting == headline
+    rows = list(model_rows(model, pool, (CODES, OWN, CROSS, *([CENTRED] if main else [])), means=means))
+    if main:
+        captions, joined = by_captions()
+        with_text = [pair for pair in permutations(known.streams, 2) if "clip_txt" in pair]
+        rows += model_rows(model, captions, (CODES, CROSS), with_text)
+        rows += model_rows(model, joined, (CODES, CROSS), list(permutations(CLIP)))
+    if setting == headline and seed == profile.seeds[0]:
+        rows.append(joint_row(model, pool))
+    return labelled(rows, model=kind, setting=setting.name, seed=seed)
 
 
 def labelled(rows: Sequence[Row], **labels) -> pd.DataFrame:

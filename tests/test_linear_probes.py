@@ -105,14 +105,14 @@ def test_tables_hold_every_model_and_are_cached(small_store, monkeypatch):
                                   evaluation=dataclasses.replace(profile.evaluation, probe_min_positives=3))
     stores = {split: small_store(split, 80) for split in ("train", "val", "test")}
     monkeypatch.setattr(probe_report, "features", lambda profile, split, progress=True: stores[split])
-    latents = probe_report.latent_probe_table(profile, progress=False)
+    latents = probe_report.latent_probe_table(profile, progress=False, n_jobs=1)
     assert len(latents) == 8 * 3 * 3 and tuple(latents) == probe_report.LatentProbeRow._fields
     local = latents[latents.setting.eq("local_lambda1") & latents.select_on.eq("train")]
     assert local.groupby(["model", "stream"]).loss.nunique().eq(1).all()             # one coding, one number
     assert latents.loss.between(0, 3).all() and latents.n_classes.eq(8).all()
-    linear = probe_report.linear_probe_table(profile, progress=False)
+    linear = probe_report.linear_probe_table(profile, progress=False, n_jobs=1)
     assert len(linear) == 3 + 8 * 2 * 3 and linear.mean_ap.gt(0).all()
     for name in ("probe_losses", "probe_representations"):
         monkeypatch.setattr(probe_report, name, lambda *_, **__: pytest.fail("built again"))
-    assert probe_report.latent_probe_table(profile, progress=False).equals(latents)
-    assert probe_report.linear_probe_table(profile, progress=False).equals(linear)
+    assert probe_report.latent_probe_table(profile, progress=False, n_jobs=1).equals(latents)
+    assert probe_report.linear_probe_table(profile, progress=False, n_jobs=1).equals(linear)

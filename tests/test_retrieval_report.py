@@ -118,7 +118,7 @@ def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
     for module in (rr, baselines_report):
         monkeypatch.setattr(module, "features", lambda p, split, weights=None, progress=True: folders[weights, split])
     monkeypatch.setattr(rr, "encoders", lambda *a, **k: (None, Text()))
-    table = rr.retrieval_table(profile, progress=False)
+    table = rr.retrieval_table(profile, progress=False, n_jobs=1)
     per_model = table[table.protocol == "pairs"].groupby(["model", "setting", "seed", "coding"]).size()
     assert len(per_model["trained"].index) == 2 * 4 + 1           # settings x seeds, and one joint row
     assert per_model["trained", "global_lambda1", 1, "independent"] == 6 + 6 + 6 + 3
