@@ -6,8 +6,7 @@ run: processes of this machine ("loky"), or a Dask or Ray cluster whose workers 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
@@ -26,9 +25,10 @@ from .alignment_report import CODINGS, SUPPORT, pick
 from .evaluation import encode_store, evaluate
 from .feeds import TensorFeed
 from .model import SPARC
+from .parallel import one_thread
 from .profiles import Gate, Profile, Setting
 from .retrieval import retrieval_metrics
-from .stages import stage
+from .stages import code_of, table_stage
 from .store import FeatureStore
 from .training import TrainConfig
 from .verdicts import direction, share_reached, trend
@@ -103,20 +103,18 @@ def run(profile: Profile, job: Job, train: Path, test: Path) -> pd.DataFrame:
     data, held_out = _opened(train), _opened(test)
     sparc = _variant(profile, job).sparc
 
-    def build(partial: Path) -> None:
+    def make() -> pd.DataFrame:
         rows = slice(profile.ablations.test_samples)
         found = measure(model_of(profile, job, data).to(best_device()), held_out.tensors(rows), held_out.labels[rows],
                         np.random.default_rng(job.seed), profile.evaluation.null_repeats)
-        table = pd.DataFrame([(*job, *row) for row in found], columns=COLUMNS)
-        table.to_csv(partial / "measures.csv.partial", index=False)
-        (partial / "measures.csv.partial").rename(partial / "measures.csv")
+        return pd.DataFrame([(*job, *row) for row in found], columns=COLUMNS)
 
     inputs = {"job": list(job), "training": TrainConfig.from_spec(sparc), "sparc": sparc, "train": data.digest,
               "test": held_out.digest, "test_samples": profile.ablations.test_samples,
               "null_repeats": profile.evaluation.null_repeats,
-              "code": [Path(__file__).parent / f"{name}.py" for name in _CODE]}
-    with _one_thread():
-        return pd.read_csv(stage("ablation", inputs, build) / "measures.csv")
+              "code": code_of(*_CODE)}
+    with one_thread():
+        return table_stage("ablation", inputs, make)
 
 
 def model_of(profile: Profile, job: Job, train: FeatureStore) -> SPARC:
@@ -228,14 +226,3 @@ def _mean(numbers) -> float:
 @lru_cache(maxsize=4)
 def _opened(directory: Path) -> FeatureStore:
     return FeatureStore.open(directory)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Workers share the cores among themselves, so each one computes with a single torch thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -15,9 +15,8 @@ from .baselines_sae import trained_baseline
 from .evaluation import encode_store
 from .parallel import each
 from .profiles import Profile, Setting
-from .retrieval_report import (CLIP, CODES, CROSS, Pool, Row, code_of, labelled, model_rows, pairs_pool, pool_codes,
-                               search)
-from .stages import stage
+from .retrieval_report import (CLIP, CODES, CROSS, Pool, Row, labelled, model_rows, pairs_pool, pool_codes, search)
+from .stages import code_of, table_stage
 from .store import FeatureStore
 from .workflow import RANDOM, best_device, features, trained
 
@@ -39,16 +38,12 @@ def baseline_table(profile: Profile, progress: bool = True, n_jobs: int | None =
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 
-    def build(partial: Path) -> None:
-        table = pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True)
-        table.to_csv(partial / "table.csv.partial", index=False)
-        (partial / "table.csv.partial").rename(partial / "table.csv")
-
     inputs = {"stores": [store.digest for store in stores.values()], "sparc": profile.sparc, "seeds": profile.seeds,
               "pool": profile.evaluation.retrieval_pool, "code": code_of(
                   "baselines_report", "baselines", "baselines_sae", "retrieval_report", "retrieval", "evaluation",
                   "model", "losses", "training", "dead")}
-    return pd.read_csv(stage("baselines", inputs, build) / "table.csv")
+    return table_stage("baselines", inputs,
+                       lambda: pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True))
 
 
 def _tables(profile: Profile, stores: dict, n_jobs: int | None, progress: bool) -> list[pd.DataFrame]:

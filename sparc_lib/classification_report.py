@@ -12,8 +12,8 @@ from .evaluation import encode_store
 from .parallel import each
 from .profiles import Profile, Setting
 from .representations import Features, Inputs, Reconstruction, SparseCodes
-from .retrieval_report import CODES, CROSS, OWN, RAW, code_of
-from .stages import stage
+from .retrieval_report import CODES, CROSS, OWN, RAW
+from .stages import code_of, table_stage
 from .store import FeatureStore
 from .workflow import RANDOM, best_device, features, trained, untrained
 
@@ -40,19 +40,17 @@ def classification_table(profile: Profile, spec: ClassifierSpec = ClassifierSpec
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 
-    def build(partial: Path) -> None:
+    def make() -> pd.DataFrame:
         tasks = [(profile, spec, source, *(stores[source.weights, split].directory for split in ("train", "test")))
                  for source in _sources(profile)]
         rows = [row for found in each(_rows, tasks, "classifiers", n_jobs, progress) for row in found]
-        table = pd.DataFrame(rows, columns=[*Case._fields, "mean_ap", "chance"])
-        table.to_csv(partial / "table.csv.partial", index=False)
-        (partial / "table.csv.partial").rename(partial / "table.csv")
+        return pd.DataFrame(rows, columns=[*Case._fields, "mean_ap", "chance"])
 
     inputs = {"stores": [store.digest for store in stores.values()], "sparc": profile.sparc, "seeds": profile.seeds,
               "settings": profile.settings, "classifier": spec, "code": code_of(
                   "classification_report", "classification", "representations", "evaluation", "model", "losses",
                   "training", "dead")}
-    return pd.read_csv(stage("classification", inputs, build) / "table.csv")
+    return table_stage("classification", inputs, make)
 
 
 class _Source(NamedTuple):

@@ -18,7 +18,7 @@ from .model import SPARC
 from .parallel import each
 from .probing import probe_losses
 from .profiles import Profile, Setting
-from .stages import stage
+from .stages import code_of, table_stage
 from .store import FeatureStore
 from .workflow import SPLITS, best_device, features, trained, untrained
 
@@ -107,19 +107,17 @@ def _of_model(profile: Profile, row: type, kind: str, setting: Setting, seed: in
     """The rows of one model, a stage keyed by where its weights come from and the data."""
     store, data = FeatureStore.open(train), {split: FeatureStore.open(folder) for split, folder in folders.items()}
 
-    def build(partial: Path) -> None:
+    def make() -> pd.DataFrame:
         model = (untrained(profile, setting, seed, store) if kind == "untrained"
                  else trained(profile, setting, seed, store, progress=False).model)
-        table = pd.DataFrame(ROWS_OF[row](profile, model.to(best_device()), data), columns=row._fields[3:])
-        table.to_csv(partial / "rows.csv.partial", index=False)
-        (partial / "rows.csv.partial").rename(partial / "rows.csv")
+        return pd.DataFrame(ROWS_OF[row](profile, model.to(best_device()), data), columns=row._fields[3:])
 
     told = setting.gate if kind == "untrained" else setting             # λ does not reach an untrained model
     inputs = {"table": row.__name__, "model": kind, "setting": told, "seed": seed, "train": store.digest,
               "data": {split: part.digest for split, part in data.items()}, "sparc": profile.sparc,
               "min_positives": profile.evaluation.probe_min_positives,
-              "code": [Path(__file__).parent / f"{name}.py" for name in (*_CODE, "losses", "training", "dead")]}
-    table = pd.read_csv(stage("probes", inputs, build) / "rows.csv")
+              "code": code_of(*_CODE, "losses", "training", "dead")}
+    table = table_stage("probes", inputs, make)
     return table.assign(model=kind, setting=setting.name, seed=seed)[list(row._fields)]
 
 

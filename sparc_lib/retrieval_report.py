@@ -23,7 +23,7 @@ from .parallel import each
 from .profiles import Profile, Setting
 from .representations import Reconstruction, train_means
 from .retrieval import retrieval_metrics
-from .stages import stage
+from .stages import code_of, table_stage
 from .store import FeatureStore
 from .workflow import RANDOM, best_device, encoders, features, trained, untrained
 
@@ -164,21 +164,12 @@ def retrieval_table(profile: Profile, progress: bool = True, n_jobs: int | None 
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 
-    def build(partial: Path) -> None:
-        table = pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True)
-        table.to_csv(partial / "table.csv.partial", index=False)
-        (partial / "table.csv.partial").rename(partial / "table.csv")
-
     inputs = {"stores": [store.digest for store in stores.values()], "sparc": profile.sparc, "seeds": profile.seeds,
               "settings": profile.settings, "pool": profile.evaluation.retrieval_pool, "code": code_of(
                   "retrieval_report", "retrieval", "representations", "evaluation", "model", "losses", "training",
                   "dead")}
-    return pd.read_csv(stage("retrieval", inputs, build) / "table.csv")
-
-
-def code_of(*modules: str) -> list[Path]:
-    """Source files of these modules of the library, as an input of a stage."""
-    return [Path(__file__).with_name(f"{module}.py") for module in modules]
+    return table_stage("retrieval", inputs,
+                       lambda: pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True))
 
 
 def _tables(profile: Profile, stores: Mapping, n_jobs: int | None, progress: bool) -> list[pd.DataFrame]:

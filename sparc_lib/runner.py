@@ -23,7 +23,7 @@ import psutil
 
 from . import paths, suite, writeback
 from .fetching import RunError, fetch, use_data_root
-from .profiles import ProfileError, available, load_profile
+from .profiles import ProfileError, load_profile
 from .provenance import maxrss_mb
 from .stages import REBUILD_BEFORE
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from . import paths
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,17 @@ def stage(name: str, inputs: Any, build: Callable[[Path], None], root: Path | No
             raise
         _replace(partial, final)
     return final
+
+
+def table_stage(name: str, inputs: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table that `make` returns, kept as a stage of its own and read back from it, also the first time."""
+    folder = stage(name, inputs, lambda partial: make().to_csv(partial / "table.csv", index=False))
+    return pd.read_csv(folder / "table.csv")
+
+
+def code_of(*modules: str) -> list[Path]:
+    """Source files of these modules of the library, as an input of a stage."""
+    return [Path(__file__).with_name(f"{module}.py") for module in modules]
 
 
 def is_finished(name: str, inputs: Any, root: Path | None = None) -> bool:

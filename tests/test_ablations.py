@@ -43,7 +43,7 @@ def test_the_profiles_own_value_is_always_swept(tiny):
         values(tiny, "depth")
 
 
-def test_shipped_sweeps_cover_the_issue():
+def test_shipped_sweeps_have_the_values_of_the_paper_and_at_least_three_of_k_and_L():
     for name in ("mini", "coco", "openimages"):
         profile = load_profile(name)
         assert values(profile, "cross_weight") == [0.0, 0.03, 0.1, 0.3, 1.0, 3.0]

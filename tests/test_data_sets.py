@@ -1,7 +1,6 @@
 """From a folder of photographs to features, models and taxonomies through the same calls as the miniature world."""
 import dataclasses
 import shutil
-from pathlib import Path
 
 import nbformat
 import numpy as np

@@ -1,7 +1,6 @@
 """Downloads from a local server: what arrives is right, what is there is not asked for again, and faults lose nothing."""
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys

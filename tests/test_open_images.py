@@ -1,5 +1,4 @@
 """Open Images with Localized Narratives, from small files of the same formats and a local server."""
-import json
 
 import numpy as np
 import pytest

@@ -7,7 +7,7 @@ from sparc_lib import paths, plots
 from sparc_lib.plots_scorecard import verdict_chart
 from sparc_lib.quantities import TABLES, Quantities, read_quantities
 from sparc_lib.report import published
-from sparc_lib.scorecard import (CLAIMS, Scorecard, judge, link, load_claims, markdown, number_table, published_value,
+from sparc_lib.scorecard import (CLAIMS, judge, link, load_claims, markdown, number_table, published_value,
                                  save_markdown, score_table, scorecard)
 from sparc_lib.verdicts import Sample, examine
 

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from ..captions import caption_oracle, nouns
-from ..scenes import MiniWorldDataset, make_scene
+from ..scenes import make_scene
 from .common import WORLD_SEED, pixels, rendered
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import time
 from copy import deepcopy
 from pathlib import Path
