@@ -19,7 +19,7 @@ from .model import SPARC, Coding
 from .segmentation import AnnotatedImages
 from .store import FeatureStore
 
-SUM, NAMED, CAPTION = "sum of latents", "named latents", "caption"
+SUM, NAMED, CAPTION, CAPTION_SUM = "sum of latents", "named latents", "caption", "latents of the caption"
 GRAD_CAM, UNIFORM = "caption, Grad-CAM", "caption, uniform attention"
 WRONG, RAW = "wrong caption", "attention alone"
 UNTRAINED, RANDOM_WEIGHTS = "caption, untrained SPARC", "caption, random encoders"
@@ -85,17 +85,20 @@ def centred_gaussian(grid: tuple[int, int], width: float = .25) -> np.ndarray:
 
 def sparc_maps(guide: Guide, traces: Traces, concepts: Tensor, coding: Coding,
                targets: Sequence[str]) -> dict[Method, Tensor]:
-    """Heatmaps of one batch: `targets` among SUM, NAMED, CAPTION, GRAD_CAM in both image streams, [B, rows, columns].
+    """Heatmaps of one batch in both image streams, [B, rows, columns]. `targets` among SUM and NAMED (the class's
+    latents), CAPTION_SUM (those its prompt activates, unweighted), CAPTION (weighted by the prompt's code) and GRAD_CAM.
 
     concepts [B]: the class asked for; the text stream of `traces` holds its prompt, and takes part in a joint gate.
     """
     codes, out = encode_traces(guide.model, traces, coding), {}
+    told = codes["clip_txt"].dense().detach() > 0                           # [B, n_latents]
     for stream in IMAGE_STREAMS:
         for target in targets:
             method = Method("SPARC", target, stream, guide.setting, coding, guide.seed)
-            if target in guide.latents:
-                table = torch.from_numpy(guide.latents[target][stream]).to(concepts.device)
-                out[method] = heatmap(traces[stream], latent_target(codes[stream], table[concepts]))
+            if target in guide.latents or target == CAPTION_SUM:
+                wanted = told if target == CAPTION_SUM else torch.from_numpy(
+                    guide.latents[target][stream]).to(concepts.device)[concepts]
+                out[method] = heatmap(traces[stream], latent_target(codes[stream], wanted))
             else:
                 make = grad_cam if target == GRAD_CAM else heatmap
                 out[method] = make(traces[stream], match_target(codes[stream], codes["clip_txt"]))
@@ -150,7 +153,7 @@ def benchmark_maps(data: AnnotatedImages, kind: str, pair: tuple[DinoEncoder, Cl
               Method("control", SIMILARITY_WRONG, "clip_img"): heatmap(image, similarity_target(image, wrong))})
         for guide in guides:
             first = guide is guides[0]
-            keep(sparc_maps(guide, traces, concepts, "independent", (SUM, NAMED, CAPTION, *[GRAD_CAM] * first)))
+            keep(sparc_maps(guide, traces, concepts, "independent", (SUM, NAMED, CAPTION, CAPTION_SUM, *[GRAD_CAM] * first)))
             if guide.model.gate == "global":
                 keep(sparc_maps(guide, traces, concepts, "joint", (SUM, CAPTION)))
             if guide.setting == headline:

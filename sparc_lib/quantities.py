@@ -171,15 +171,14 @@ def _baselines(table: pd.DataFrame) -> Iterator[Quantity]:
 def _segmentation(table: pd.DataFrame) -> Iterator[Quantity]:
     """06_segmentation: mask mAP at IoU 0.20, mean IoU and target-minus-other contrast of every kind of heatmap; SPARC
     with independent codes. The cross-modal targets of the published table are caption targets here."""
-    targets = {"sum of latents": "sum", "caption": "cross"}
+    targets = {"sum of latents": "latents/{}_sum", "caption": "latents/{}_cross", "latents of the caption": "caption/{}_sum"}
     measures = {"mAP20": "map20", "mIoU": "iou", "contrast": "contrast"}
     streams = {"dino": "dino", "clip_img": "clip"}
     table = table.fillna({"stream": "", "setting": "", "coding": ""})
     rows = table[(table.coding == "independent") & table.target.isin(targets) & table.stream.isin(streams)]
     for (target, stream, setting), found in rows.groupby(["target", "stream", "setting"]):
         for measure, column in measures.items():
-            yield (f"segmentation/{setting}/latents/{streams[stream]}_{targets[target]}/{measure}",
-                   _seeds(found, column))
+            yield f"segmentation/{setting}/{targets[target].format(streams[stream])}/{measure}", _seeds(found, column)
     other = {"CLIP similarity": "baseline/clip_similarity", "centred Gaussian": "control/gaussian",
              "wrong caption": "control/wrong", "caption, untrained SPARC": "control/untrained",
              "caption, random encoders": "control/random_encoders"}

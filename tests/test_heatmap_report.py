@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from sparc_lib import SPARC, FeatureStore
+from sparc_lib.attribution import encode_traces, heatmap, trace_pairs
 from sparc_lib.encoders import ClipEncoder, DinoEncoder
-from sparc_lib.heatmap_methods import (CAPTION, GAUSSIAN, NAMED, RANDOM_WEIGHTS, RAW, SIMILARITY, STREAMS, SUM, UNIFORM,
-                                       UNTRAINED, WHOLE, WRONG, Guide, Method, absent_classes, benchmark_maps,
-                                       centred_gaussian, guide, prompt, supervised_maps)
+from sparc_lib.heatmap_methods import (CAPTION, CAPTION_SUM, GAUSSIAN, NAMED, RANDOM_WEIGHTS, RAW, SIMILARITY, STREAMS, SUM,
+                                       UNIFORM, UNTRAINED, WHOLE, WRONG, Guide, Method, absent_classes, benchmark_maps,
+                                       centred_gaussian, guide, prompt, sparc_maps, supervised_maps)
 from sparc_lib.heatmap_report import KEYS, SCORES, HeatmapReport, _score, paired_difference, verdicts
 from sparc_lib.paths import WEIGHTS
 from sparc_lib.scenes import MiniWorldDataset
@@ -54,6 +55,19 @@ def test_every_method_covers_every_region(maps, data):
     joint, alone = (maps[Method("SPARC", CAPTION, "dino", "global_lambda1", coding, 0)]
                     for coding in ("joint", "independent"))
     assert not np.allclose(joint, alone)
+
+
+def test_the_latents_of_a_caption_are_those_its_code_holds_whatever_their_strength(pair, data):
+    one, region = a_guide(pair, data, "local", 0, "local_lambda1"), data.regions[0]
+    traces = trace_pairs(*pair, [data.image(region.image)], [prompt(data.classes[region.concept], "miniworld")])
+    made = sparc_maps(one, traces, torch.tensor([region.concept]), "independent", (CAPTION_SUM,))
+    codes = encode_traces(one.model, traces, "independent")
+    told = codes["clip_txt"].indices[0][codes["clip_txt"].values[0] > 0]
+    for stream in ("dino", "clip_img"):
+        target = codes[stream].dense()[:, told].sum(1)
+        assert target > 0
+        by_hand = heatmap(traces[stream], target)
+        assert torch.allclose(made[Method("SPARC", CAPTION_SUM, stream, "local_lambda1", "independent", 0)], by_hand, atol=1e-6)
 
 
 def test_raw_attention_knows_no_class(maps, data, report):
