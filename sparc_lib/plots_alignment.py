@@ -12,7 +12,7 @@ from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOUR
 from .taxonomy import Taxonomy
 
 PATTERN_COLOURS = {"all alive": "#0072B2", "2 of 3": "#E69F00", "1 of 3": "#F0E442", "all dead": "#BDBDBD"}
-MARKERS = ("D", "s", "^", "v")                    # one a control
+MARKERS = ("D", "s", "v", "^")                    # one a control
 
 
 def tree(ax: Axes, taxonomy: Taxonomy, names: Mapping[str, str], branches: Sequence[str], depth: int,
