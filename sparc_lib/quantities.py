@@ -87,11 +87,12 @@ def _sweep_cost(table: pd.DataFrame) -> Iterator[Quantity]:
 def _jaccard(table: pd.DataFrame) -> Iterator[Quantity]:
     """04_jaccard. Paper's reading: joint codes, all activations, all latents; leaves stand for deeper published depths.
     "alive": the same over alive latents. Fair reading ("independent"): alive latents with enough support, independent
-    codes; "place": where it stands between random partners (0) and what the firing rates allow (1)."""
+    codes; "independent_all": over all latents; "place": between random partners (0) and what firing rates allow (1)."""
     leaf, support = table.depth.max(), table.min_samples.max()
     table = table[table.activations == "all"]
     paper = table[(table.coding == "joint") & (table.min_samples == 1) & (table.latents == "all")]
-    fair = table[(table.coding == "independent") & (table.min_samples == support) & (table.latents == "alive")]
+    alone = table[(table.coding == "independent") & (table.min_samples == support)]
+    fair = alone[alone.latents == "alive"]
     for (model, setting), rows in paper.groupby(["model", "setting"]):
         start = f"jaccard/{setting}"
         by_depth = rows.pivot_table(index="seed", columns="depth", values="jaccard")
@@ -99,9 +100,10 @@ def _jaccard(table: pd.DataFrame) -> Iterator[Quantity]:
             if min(depth, leaf) in by_depth:
                 yield f"{start}/depth{depth}{_suffix(model)}", by_depth[min(depth, leaf)].tolist()
         yield f"{start}/lost{_suffix(model)}", (1 - by_depth[leaf] / by_depth[by_depth.columns.min()]).tolist()
-    for (model, setting), rows in table[(table.coding == "joint") & (table.min_samples == 1) & (table.depth == leaf)
-                                        & (table.latents == "alive")].groupby(["model", "setting"]):
-        yield f"jaccard/{setting}/alive{_suffix(model)}", _seeds(rows, "jaccard")
+    joint = table[(table.coding == "joint") & (table.min_samples == 1) & (table.latents == "alive")]
+    for name, part in (("alive", joint), ("independent_all", alone[alone.latents == "all"])):
+        for (model, setting), rows in part[part.depth == leaf].groupby(["model", "setting"]):
+            yield f"jaccard/{setting}/{name}{_suffix(model)}", _seeds(rows, "jaccard")
     for (model, setting), rows in fair.groupby(["model", "setting"]):
         start, rows_leaf = f"jaccard/{setting}", rows[rows.depth == leaf]
         by_depth = rows.pivot_table(index="seed", columns="depth", values="jaccard")

@@ -114,7 +114,10 @@ def scorecard(folder: Path) -> Scorecard:
 
 
 def counterpart(published_id: str) -> str:
-    """The quantity of this project that stands beside a published number: the same id, whatever the photographs."""
+    """The quantity of this project that stands beside a published number: the same id, whatever the photographs. On
+    COCO the paper joins all captions of an image into one text (F15)."""
+    if published_id.startswith("retrieval/coco/"):
+        return published_id.replace("/coco/", "/").replace("/R@1", "/joined/R@1")
     return published_id.replace("/open_images/", "/")
 
 
