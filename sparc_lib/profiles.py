@@ -12,12 +12,9 @@ from typing import Literal
 import yaml
 
 from . import paths
+from .profile_files import ProfileError, available, file_of
 
 Gate = Literal["global", "local"]
-
-
-class ProfileError(ValueError):
-    """A profile that cannot be used; the message names the file, the field and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +129,13 @@ class Profile:
         return dataclasses.replace(self.sparc, gate=setting.gate, cross_weight=setting.cross_weight)
 
 
-def available() -> list[str]:
-    """Names that `load_profile` takes."""
-    return sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))
-
-
 def load_profile(name: str | None = None) -> Profile:
     """The profile called `name`, else the one $SPARC_PROFILE names, else `mini`. Raises ProfileError."""
     name = name or os.environ.get("SPARC_PROFILE") or "mini"
     if name not in available():
-        raise ProfileError(f"{paths.PROFILES}: there is no profile {name!r}; choose one of {', '.join(available())}")
-    return read_profile(paths.PROFILES / f"{name}.yaml")
+        raise ProfileError(f"{paths.PROFILES}: there is no profile {name!r}; choose one of {', '.join(available())}, or "
+                           "give run_all.sh the path of a YAML file")
+    return read_profile(file_of(name))
 
 
 def read_profile(file: Path) -> Profile:
