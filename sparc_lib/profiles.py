@@ -77,6 +77,7 @@ class SparcSpec:
     schedule: Literal["constant", "cosine"]
     dead_after: int           # steps without z > 1e-3
     redraw_every: int | None  # steps; null never re-draws dead latents
+    precision: Literal["float32", "bfloat16"] = "float32"     # of the dense product in training; weights stay float32
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,9 @@ def _build(kind: typing.Any, raw: typing.Any, field: str) -> typing.Any:
                 raise ProfileError(f"unknown field {prefix}{key}; "
                                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(hints)}"))
         for key, hint in hints.items():
-            if key not in raw:
+            if key not in raw and not hasattr(kind, key):             # a default is an attribute of the class
                 raise ProfileError(f"field {prefix}{key} is missing; add it ({_describe(hint)}), as mini.yaml has it")
-        return kind(**{key: _build(hint, raw[key], prefix + key) for key, hint in hints.items()})
+        return kind(**{key: _build(hint, raw[key], prefix + key) for key, hint in hints.items() if key in raw})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:                        # the only unions are `X | None`
         return None if raw is None else _build(arguments[0], raw, field)

@@ -157,14 +157,16 @@ def retrieval_table(profile: Profile, progress: bool = True, n_jobs: int | None 
 
     `Row`s with the columns model ("trained", "untrained", "random encoders", "raw"), setting and seed in front.
     Every trained model is searched by every kind and pair; the first setting also as CENTRED, and under the protocols
-    "captions" (between text and images) and "joined" (within CLIP). For the first seed there are joint codes of the
+    "captions" (between text and images) and "joined" (within CLIP). COCO's pairs are joined already; its "captions" are
+    a row each. For the first seed there are joint codes of the
     first setting, models of random-weight encoders for every setting, and one untrained model, for neither λ nor, with
     independent codes, the gate reaches a model that was never trained. n_jobs: as in `parallel.each`.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
+    told = features(profile, "test", progress=progress, single_captions=True)
 
-    inputs = {"stores": [store.digest for store in stores.values()], "sparc": profile.sparc, "seeds": profile.seeds,
+    inputs = {"stores": [store.digest for store in (*stores.values(), told)], "sparc": profile.sparc, "seeds": profile.seeds,
               "settings": profile.settings, "pool": profile.evaluation.retrieval_pool, "code": code_of(
                   "retrieval_report", "retrieval", "representations", "evaluation", "model", "losses", "training",
                   "dead")}
@@ -190,7 +192,9 @@ def _table(profile: Profile, kind: str, setting: Setting | None, seed: int, trai
 
     def by_captions() -> tuple[Pool, Pool]:
         text = encoders(profile, device=device)[1].text_features
-        return captions_pool(asked, size, device), joined_pool(asked, text, size, device)
+        told = features(profile, "test", progress=False, single_captions=True)       # the same rows but for COCO (F15)
+        rows = int(np.isin(told.image_ids, asked.image_ids[:size]).sum()) if told.digest != asked.digest else size
+        return captions_pool(told, rows, device), joined_pool(asked, text, size, device)
 
     if setting is None:
         rows = [row for each_pool in (pool, *(by_captions() if kind == "raw" else ())) for row in raw_rows(each_pool)]
