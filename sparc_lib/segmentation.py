@@ -106,10 +106,11 @@ def photo_regions(data: PhotoDataset, n_images: int, readable: Collection[str] |
 
     readable: ids of the images to take (default all), as some may be missing or corrupt.
     """
-    rows = {identity: row for row, identity in reversed(list(enumerate(data.image_ids)))
-            if readable is None or identity in readable}
-    ids = list(reversed(rows))[:n_images]
-    regions = []
+    rows: dict[str, int] = {}                                             # the first pair of every image
+    for row, identity in enumerate(data.image_ids):
+        if readable is None or identity in readable:
+            rows.setdefault(identity, row)
+    ids, regions = list(rows)[:n_images], []
     for number, identity in enumerate(ids):
         row = rows[identity]
         found = data.regions(row) if knows_masks(data) else dict.fromkeys(data.labels[[row]].indices.tolist(), ())
