@@ -10,7 +10,8 @@ Usage: ./run_all.sh [options]
 Runs the notebooks in order and writes figures/<profile>/ and results/<profile>/.
 Sets up an environment first if there is none.
 
-  --profile NAME      smoke, mini (default), coco or openimages
+  --profile NAME      smoke, mini (default), coco, openimages, or the path of
+                      a YAML file: a copy of one of them, changed
   --data-root DIR     the data sets coco/ and open_images/ of those profiles
   --fetch             download the profile's images there and stop; can be repeated
   --from NN           start with notebook NN (use it to go on after a failure)
@@ -24,7 +25,7 @@ Sets up an environment first if there is none.
 Environment variables: SPARC_PROFILE (default profile), SPARC_DATA (features,
 checkpoints; default data/), SPARC_DATASETS (as --data-root; default datasets/ in
 SPARC_DATA), SPARC_OUTPUT (parent of figures/ and results/; default here),
-SPARC_NOTEBOOKS (default notebooks/).
+SPARC_NOTEBOOKS (default notebooks/), SPARC_PROFILES (a folder of your own profiles).
 Exit code: 0 all done; 1 a notebook or test failed; 2 wrong use or no environment.
 HELP
 }

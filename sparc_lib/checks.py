@@ -21,7 +21,8 @@ def check(name: str, value: float, expected: float, tolerance: float, profile: s
                          "tolerance >= 0")
     allowed = f"{_number(expected)} ± {_number(tolerance)}"
     if profile != "mini":
-        print(f"--  {name} is {_number(value)} on {profile} (mini: {allowed})")
+        found = "not measurable" if math.isnan(value) else _number(value)
+        print(f"--  {name} is {found} on {profile} (mini: {allowed})")
         return
     # Written as `not <=` so that NaN fails; the relative slack forgives 0.1 + 0.2.
     if not abs(value - expected) <= tolerance + 1e-12 * abs(expected):

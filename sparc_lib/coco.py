@@ -51,6 +51,14 @@ class CocoDataset(PhotoDataset):
     def _instances(self) -> COCO:
         return _quiet(self.instances_file)
 
+    def regions(self, i: int) -> dict[int, list[dict]]:
+        """{column: run-length encodings of its instances, crowds left out} of pair i's photograph."""
+        found: dict[int, list[dict]] = {}
+        for item in sorted(self._instances.imgToAnns.get(int(self.image_ids[i]), []), key=lambda item: item["id"]):
+            if not item["iscrowd"]:
+                found.setdefault(self.column_of[item["category_id"]], []).append(self._instances.annToRLE(item))
+        return found
+
     def masks(self, i: int) -> list[InstanceMask]:
         """The instances of pair i's photograph, in the order of their annotation ids."""
         found = sorted(self._instances.imgToAnns.get(int(self.image_ids[i]), []), key=lambda item: item["id"])

@@ -8,6 +8,7 @@ from . import coco, open_images, paths, taxonomy_file
 from .extraction import PairedDataset
 from .image_download import DownloadReport, fetch_images, save_missing
 from .photographs import Limits, PhotoDataset
+from .profile_files import option
 from .profiles import Profile
 from .scenes import MiniWorldDataset
 from .taxonomy import Taxonomy
@@ -48,7 +49,7 @@ def load_whole(profile: Profile, split: str, single_captions: bool = False) -> P
     """As `load`, but raises DataError when more than a few images are missing."""
     data = load(profile, split, single_captions)
     if isinstance(data, PhotoDataset):
-        data.demand_images(f"./run_all.sh --fetch --profile {profile.name}")
+        data.demand_images(f"./run_all.sh --fetch --profile {option(profile.name)}")
     return data
 
 

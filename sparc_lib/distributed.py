@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from . import workflow
 from .peers import ALONE, Peers
+from .profile_files import named
 from .profiles import Profile, load_profile
 from .shards import extract_shard, place
 
@@ -109,7 +110,7 @@ def main(arguments: list[str]) -> int:
         if torch.cuda.is_available():
             torch.cuda.set_device(me.local)
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    profile = load_profile(options.profile)
+    profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
     try:
         extract_all(profile, me, tuple(options.split or workflow.SPLITS))
         if not options.no_training and not options.split:

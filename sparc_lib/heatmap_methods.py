@@ -175,12 +175,15 @@ def _as_control(maps: Mapping[Method, Tensor], name: str) -> dict[Method, Tensor
 
 
 def supervised_maps(encoder: DinoEncoder | ClipEncoder, train: AnnotatedImages, data: AnnotatedImages) -> np.ndarray:
-    """What patch tokens allow when masks may be learned from: [n_regions, rows, columns], probabilities.
+    """What patch tokens allow when masks may be learned from: [n_regions, rows, columns], probabilities; all 0 if
+    there are no masks.
 
     Linear discriminant analysis of the last block's patch tokens into classes and background, fitted on the masks of
     `train`; a patch belongs to the class that covers at least half of it. A class without a patch there gets 0.
     """
     grid = encoder.patch_grid
+    if train.lacks:
+        return np.zeros((len(data.regions), *grid), np.float32)
     truth = np.full((len(train.ids), *grid), -1)
     for region, cover in zip(train.regions, train.cover(grid)):
         truth[region.image][cover >= .5] = region.concept

@@ -10,13 +10,17 @@ from tqdm import tqdm
 
 from .heatmap_methods import (CAPTION, RANDOM_WEIGHTS, RAW, SIMILARITY, SUM, SUPERVISED, UNIFORM, UNTRAINED, WRONG,
                               Guide, Method, benchmark_maps, guide, supervised_maps)
+from .data_sets import inputs as pairs_of
+from .instances import knows_masks
 from .profiles import Profile
-from .segmentation import AnnotatedImages, contrast, miniworld_regions, pointing, region_scores
+from .scenes import MiniWorldDataset
+from .segmentation import AnnotatedImages, contrast, miniworld_regions, photo_regions, pointing, region_scores
 from .stages import stage
 from .workflow import RANDOM, best_device, dataset, encoders, features, trained, untrained
 
 CODE = ("attention", "attribution", "concepts", "segmentation", "heatmap_methods", "heatmap_report", "model")
 REFERENCE_IMAGES = 500                            # training scenes whose masks the supervised reference learns from
+WITHOUT_MASKS = 100                               # images whose heatmaps are made although nothing can score them
 RESAMPLES = 2000
 KEYS = list(Method._fields)
 SCORES = ("iou", "precision", "recall", "pixel_ap", "pointing")
@@ -31,12 +35,18 @@ class HeatmapReport(NamedTuple):
 
 
 def annotated(profile: Profile, split: str, n_images: int) -> AnnotatedImages:
-    """The first images of a split with their masks. Raises NotImplementedError for data without a loader."""
-    return miniworld_regions(dataset(profile, split), n_images)
+    """The first images of a split with their masks: exact in the miniature world, annotated in COCO. Open Images has
+    regions without masks, and at most `WITHOUT_MASKS` images, as their heatmaps can be looked at but not scored."""
+    data = dataset(profile, split)
+    if isinstance(data, MiniWorldDataset):
+        return miniworld_regions(data, n_images)
+    most = n_images if knows_masks(data) else min(n_images, WITHOUT_MASKS)
+    return photo_regions(data, most, set(features(profile, split).image_ids))
 
 
 def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
-    """Scores of every method on the test split's first `heatmap_images` images, made once and then reused.
+    """Scores of every method on the test split's first `heatmap_images` images, made once and then reused. Without
+    masks all scores are NaN but `not_empty`, the share of heatmaps in which anything is lit.
 
     Settings: those with cross-reconstruction, all seeds; controls with the first of them. Latents are chosen on the
     training split. The encoders with random weights have a SPARC of their own.
@@ -45,7 +55,7 @@ def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
     pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
     train, noise = (features(profile, "train", weights, progress) for weights in (None, RANDOM))
     inputs = {"profile": profile, "dino": pair[0].fingerprint, "clip": pair[1].fingerprint, "train": train.digest,
-              "noise": noise.digest, "code": [Path(__file__).parent / f"{name}.py" for name in CODE]}
+              "noise": noise.digest, "test": pairs_of(profile, "test"), "code": [Path(__file__).parent / f"{name}.py" for name in CODE]}
 
     def build(partial: Path) -> None:
         device, headline, first = best_device(), settings[0], profile.seeds[0]
@@ -70,14 +80,15 @@ def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
 
 
 def _score(maps: dict[Method, np.ndarray], data: AnnotatedImages, progress: bool) -> HeatmapReport:
-    truth = [region.mask() for region in data.regions]
+    truth = [] if data.lacks else [region.mask() for region in data.regions]
     cover = {grid: data.cover(grid) for grid in {values.shape[1:] for values in maps.values()}}
     two = np.array(data.two_class(), int).reshape(-1, 2)
     image = np.array([region.image for region in data.regions])
+    unknown = dict.fromkeys(SCORES, np.full(len(image), np.nan))
     summary, regions, pairs = [], [], []
     for method, values in tqdm(maps.items(), desc="scores", disable=not progress):
         inside = cover[values.shape[1:]]
-        scores, mean_ap = region_scores(values, data, truth, cover)
+        scores, mean_ap = region_scores(values, data, truth, cover) if truth else (unknown, np.nan)
         told = {"at_target": pointing(values[two[:, 0]], inside[two[:, 0]]),
                 "at_other": pointing(values[two[:, 0]], inside[two[:, 1]]), "contrast": contrast(values, inside, two)}
         lit = (values.reshape(len(values), -1).max(1) > 0).mean()        # where the target moves with any attention
@@ -95,6 +106,9 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
 
 def paired_difference(table: pd.DataFrame, column: str, ours: dict, control: dict,
@@ -119,7 +133,7 @@ def paired_difference(table: pd.DataFrame, column: str, ours: dict, control: dic
 
 def verdicts(report: HeatmapReport, setting: str, generator: np.random.Generator) -> pd.DataFrame:
     """Claims about heatmaps with rule-computed verdicts: "holds" if the 95 % interval of the difference lies above 0,
-    "fails" if below, else "open". Independent coding of `setting`; seeds are averaged, of controls those there are."""
+    "fails" if below, "not measurable" without a number, else "open". Independent coding of `setting`; seeds are averaged, of controls those there are."""
     first = report.summary[report.summary.setting == setting].seed.iloc[0]
     dino = dict(target=CAPTION, stream="dino", setting=setting, coding="independent")
     image, similarity = dict(dino, stream="clip_img"), dict(target=SIMILARITY, stream="clip_img")
@@ -143,7 +157,8 @@ def verdicts(report: HeatmapReport, setting: str, generator: np.random.Generator
     rows = []
     for key, claim, column, ours, control in claims:
         table = report.pairs if column == "contrast" else report.regions
-        found = paired_difference(table, column, ours, control, generator)
-        verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "open"
+        found = paired_difference(table, column, ours, control, generator) if len(table) else UNKNOWN
+        verdict = ("not measurable" if np.isnan(found.mean) else "holds" if found.low > 0 else
+                   "fails" if found.high < 0 else "open")
         rows.append((key, claim, column, *found, verdict))
     return pd.DataFrame(rows, columns=["id", "claim", "measure", *("difference", "low", "high"), "verdict"])

@@ -8,6 +8,13 @@ from .photographs import InstanceMask
 from .scenes import MiniWorldDataset
 from .taxonomy_file import display_names
 
+FEW = 3                                           # objects that one picture of masks can show
+
+
+def knows_masks(data: PairedDataset) -> bool:
+    """Whether the data set says which pixels belong to which object: not so the files of Open Images that we load."""
+    return isinstance(data, MiniWorldDataset) or hasattr(data, "masks")
+
 
 def instance_masks(data: PairedDataset, i: int) -> list[InstanceMask]:
     """The instances in pair i's image: exact in the miniature world, annotated in COCO, unknown ([]) in Open Images."""
@@ -15,11 +22,22 @@ def instance_masks(data: PairedDataset, i: int) -> list[InstanceMask]:
         scene, names = data.pairs[i][0], display_names()
         return [InstanceMask(data.classes.index(names[f"/w/{thing.name}"]), mask, False)
                 for thing, mask in zip(scene.objects, scene.masks().instances, strict=True)]
-    known = getattr(data, "masks", None)
-    return known(i) if known else []
+    return data.masks(i) if knows_masks(data) else []
 
 
 def class_mask(data: PairedDataset, i: int, column: int) -> np.ndarray | None:
     """Where pair i's image shows the class, bool [height, width]: the union of its instances; None without any."""
     found = [instance.mask for instance in instance_masks(data, i) if instance.column == column]
     return np.logical_or.reduce(found) if found else None
+
+
+def exhibit(data: PairedDataset, n: int = FEW) -> int:
+    """A pair whose image shows what is known: the first with n instances, else the first with most; 0 if none are."""
+    most, found = 0, 0
+    for i in range(len(data) if knows_masks(data) else 0):
+        count = len(instance_masks(data, i))
+        if count == n:
+            return i
+        if most < count:
+            most, found = count, i
+    return found

@@ -4,6 +4,7 @@ SPARC_DATA       heavy artefacts (features, checkpoints, data sets); default dat
 SPARC_DATASETS   the photographs and annotations of coco and openimages; default datasets/ in SPARC_DATA
 SPARC_OUTPUT     parent of figures/ and results/; default the repository
 SPARC_NOTEBOOKS  the notebooks that run_all.sh executes; default notebooks/
+SPARC_PROFILES   a folder of the reader's own profiles, which come before those in notebooks/profiles/
 """
 
 import os
@@ -41,6 +42,12 @@ def output_root() -> Path:
 def notebooks_dir() -> Path:
     """The notebooks that run_all.sh executes."""
     return _root("SPARC_NOTEBOOKS", REPO / "notebooks")
+
+
+def profile_folders() -> list[Path]:
+    """Where profiles are looked for, in order."""
+    own = os.environ.get("SPARC_PROFILES")
+    return [Path(own).expanduser().resolve(), PROFILES] if own else [PROFILES]
 
 
 def figures_dir(profile: str) -> Path:

@@ -67,7 +67,7 @@ def _step_seconds(model: SPARC, store: FeatureStore, config: TrainConfig, device
     began = time.perf_counter()
     for batch in islice(store.batches(config.batch_size, shuffle=False, device=device), TIMED + 1):
         streams = {name: batch[name] for name in twin.streams}
-        train_step(twin, optimizer, streams, config.cross_weight, config.aux_weight)
+        train_step(twin, optimizer, streams, config.cross_weight, config.aux_weight, precision=config.precision)
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         ended = time.perf_counter()

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .attribution import Word
 from .concepts import FoundLatent
@@ -23,7 +23,7 @@ from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, pictures
 from .store import FeatureStore
 
 HEAT = plt.get_cmap("inferno")
-GAMMA = .5
+GAMMA, SIDE = .5, 96                              # of the heat's scale; pixels of a thumbnail
 SIDES = plt.get_cmap("PuOr_r")                    # target against other
 REFERENCE_COLOUR = "#CC79A7"
 SHAPES = {CAPTION: "o", SUM: "^", NAMED: "v"}
@@ -138,8 +138,8 @@ def found_latents(fig: Figure, found: Sequence[FoundLatent], store: FeatureStore
     grid = fig.subplots(len(found), 2, squeeze=False)
     for line, one in zip(grid, found):
         for ax, stream in zip(line, ("dino", "clip_img")):
-            sheet = [np.asarray(data.image(place[store.ids[row]])) for row in one.top[stream]]
-            blank = np.full_like(np.asarray(data.image(0)), 255)
+            sheet = [_thumbnail(data.image(place[store.ids[row]])) for row in one.top[stream]]
+            blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
             pictures(ax, sheet + [blank] * (columns - len(sheet)), columns)
             if not sheet:
                 ax.text(4, blank.shape[0] / 2, "never fires in this stream", fontsize=8, color=CONTROL_COLOUR)
@@ -150,6 +150,10 @@ def found_latents(fig: Figure, found: Sequence[FoundLatent], store: FeatureStore
         line[1].text(0, 1.30, f"words that set its captions apart: {words}", transform=line[1].transAxes, fontsize=8.5,
                      color=STREAM_COLOURS["clip_txt"])
     return fig
+
+
+def _thumbnail(image: Image.Image) -> np.ndarray:
+    return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE)))
 
 
 def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named: int = 5) -> Axes:
@@ -169,6 +173,8 @@ def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named:
 def scores_by_method(ax: Axes, table: pd.DataFrame, measure: str, names: Sequence[str]) -> Axes:
     """A line a method: dots are seeds, the bar their mean. SPARC in its stream's colour, controls grey, baselines
     black, the reference a star. table: rows of a report's summary with a column "name"; names: from top to bottom."""
+    if table[measure].isna().all():
+        return not_measurable(ax)
     for y, name in enumerate(names):
         rows = table[table.name == name]
         first = rows.iloc[0]
@@ -185,11 +191,20 @@ def scores_by_method(ax: Axes, table: pd.DataFrame, measure: str, names: Sequenc
     return ax
 
 
+def not_measurable(ax: Axes) -> Axes:
+    """Says so where the profile's data has no masks to score against."""
+    ax.text(.5, .5, "not measurable", transform=ax.transAxes, ha="center", va="center", color=CONTROL_COLOUR)
+    ax.set(xticks=[], yticks=[])
+    return ax
+
+
 def target_against_other(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Axes:
     """Chance to point at the asked-for object against that to point at the other one; saliency lies on the diagonal.
 
     table: rows of a report's summary with a column "name". Small marks are seeds, large ones their mean; colour is the
     stream, shape the target, and open marks are joint coding."""
+    if table.at_target.isna().all():
+        return not_measurable(ax)
     limit = 1.08 * table[["at_target", "at_other"]].to_numpy().max()
     ax.plot([0, limit], [0, limit], color=CONTROL_COLOUR, lw=1, ls="--", zorder=1)
     ax.text(.97 * limit, .93 * limit, "saliency", color=CONTROL_COLOUR, fontsize=8, ha="right", rotation=45,

@@ -32,13 +32,13 @@ def contact_sheet(axes: Iterable[Axes], data: PairedDataset, rows: Iterable[int]
 def zipf(ax: Axes, counts: pd.Series, exponent: float, named: int = 5) -> Axes:
     """Pairs per class (``counts``, by class name) over frequency rank, both logarithmic, beside rank ** -exponent.
 
-    The ``named`` most common and the rarest class carry their names.
+    The ``named`` most common and the rarest class carry their names; classes without a pair are left out.
     """
-    ordered = counts.sort_values(ascending=False)
+    ordered = counts[counts > 0].sort_values(ascending=False)
     rank = np.arange(1, len(ordered) + 1)
     ax.loglog(rank, ordered.iloc[0] * rank ** -exponent, "--", color=CONTROL_COLOUR, label=f"rank$^{{-{exponent:g}}}$")
     ax.loglog(rank, ordered, "o", color="black", markersize=3.5, label="classes")
-    for i in (*range(named), len(ordered) - 1):
+    for i in sorted({*range(min(named, len(ordered))), len(ordered) - 1}):
         ax.annotate(ordered.index[i], (rank[i], ordered.iloc[i]), xytext=(5, 4), textcoords="offset points", fontsize=8)
     ax.set(xlabel="rank of the class", ylabel="image-caption pairs")
     _plain_numbers(ax.xaxis, ax.yaxis)
@@ -93,10 +93,11 @@ def effective_rank(shares: np.ndarray) -> float:
 
 
 def recall_curve(ax: Axes, ranks: np.ndarray, colour: str, label: str, oracle: float | None = None) -> Axes:
-    """Share of queries (``ranks`` from 1, [n]) with their positive among the first k; ``oracle``: the best R@1, a star."""
+    """Share of queries (``ranks`` from 1, [n]) with their positive among the first k; ``oracle``: the best R@1, a star
+    unless it is not known (None, NaN)."""
     k = np.arange(1, min(100, len(ranks)) + 1)
     ax.semilogx(k, (np.asarray(ranks)[None] <= k[:, None]).mean(1), color=colour, linewidth=2, label=label)
-    if oracle is not None:
+    if oracle is not None and np.isfinite(oracle):
         ax.plot(1, oracle, "*", color=colour, markersize=13, clip_on=False, label=f"R@1 of a perfect reader, {label}")
     ax.set(xlabel="k", ylabel="recall at k", ylim=(0, 1.03))
     _plain_numbers(ax.xaxis)

@@ -12,8 +12,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from . import paths
-from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES
-from .scenes import Scene
+from .extraction import PairedDataset
+from .instances import class_mask, instance_masks
+from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, outlined
+from .scenes import MiniWorldDataset, Scene
 from .taxonomy_file import display_names
 
 CODING_COLOURS = {"joint": "#D55E00", "independent": "#56B4E9"}
@@ -149,6 +151,36 @@ def captioned(axes: Sequence[Axes], images: Sequence[np.ndarray], captions: Sequ
         ax.set_xlabel(fill(caption, width), fontsize=8, loc="left")
 
 
+def known_masks(axes: Sequence[Axes], data: PairedDataset, row: int) -> None:
+    """Three Axes for pair ``row``'s image: a scene's objects and parts (`scene_masks`), a photograph's classes and
+    instances, or the remark that its masks are not known."""
+    if isinstance(data, MiniWorldDataset):
+        return scene_masks(axes, data.pairs[row][0])
+    found, picture = instance_masks(data, row), np.asarray(data.image(row).convert("RGB"))
+    axes[0].imshow(picture)
+    axes[0].set_title(f"photograph {data.image_ids[row]}")
+    layers = {data.classes[one.column]: class_mask(data, row, one.column) for one in found}
+    for ax, title in zip(axes[1:], ("classes", "instances"), strict=True):
+        ax.set_title(title)
+        ax.set_axis_off()
+        if not found:
+            ax.text(.5, .5, "not known", transform=ax.transAxes, ha="center", color=CONTROL_COLOUR)
+    axes[0].set_axis_off()
+    if found:
+        _layers(axes[1], layers, picture.shape)
+        axes[2].imshow(outlined(picture, np.stack([one.mask for one in found])), interpolation="nearest")
+
+
+def _layers(ax: Axes, layers: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> None:
+    """Masks bool [H, W] by name, each in its colour, with a legend beside them."""
+    picture, handles = np.full(shape, .93), []
+    for (name, mask), colour in zip(layers.items(), _MASK_COLOURS, strict=False):
+        picture[mask] = to_rgb(colour)
+        handles.append(Patch(facecolor=colour, edgecolor=INK, label=name.replace("_", " ")))
+    ax.imshow(picture, interpolation="nearest")
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+
+
 def scene_masks(axes: Sequence[Axes], scene: Scene) -> None:
     """Three Axes: the picture, the visible pixels of every object, and those of every part of the main object."""
     names, masks = display_names(), scene.masks()
@@ -158,13 +190,8 @@ def scene_masks(axes: Sequence[Axes], scene: Scene) -> None:
     axes[0].imshow(scene.image(), interpolation="nearest")
     axes[0].set_title(f"scene {scene.id}")
     for ax, layers, title in ((axes[1], objects, "objects"), (axes[2], parts, f"parts of the {main.lower()}")):
-        picture, handles = np.full(scene.image().shape, .93), []
-        for (name, mask), colour in zip(layers.items(), _MASK_COLOURS, strict=False):
-            picture[mask] = to_rgb(colour)
-            handles.append(Patch(facecolor=colour, edgecolor=INK, label=name.replace("_", " ")))
-        ax.imshow(picture, interpolation="nearest")
+        _layers(ax, layers, scene.image().shape)
         ax.set_title(title)
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     for ax in axes:
         ax.set_axis_off()
 

@@ -13,8 +13,10 @@ from .alignment import as_csr
 
 
 def probed_classes(labels, min_positives: int = 50) -> np.ndarray:
-    """Columns of labels [n, C] with more than `min_positives` positives: the classes `probe_losses` returns."""
-    return np.flatnonzero(np.bincount(as_csr(labels, "labels").indices, minlength=labels.shape[1]) > min_positives)
+    """Columns of labels [n, C] with more than `min_positives` positives, the published rule, and as many negatives,
+    without which nothing can be balanced: the classes `probe_losses` returns."""
+    positives = np.bincount(as_csr(labels, "labels").indices, minlength=labels.shape[1])
+    return np.flatnonzero(np.minimum(positives, labels.shape[0] - positives) > min_positives)
 
 
 def _balanced_splits(positive: np.ndarray, column: int) -> list[np.ndarray]:
@@ -127,7 +129,7 @@ def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 
         raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples")
     columns = probed_classes(labels, min_positives)
     if not len(columns):
-        raise ValueError(f"no class of {labels.shape[1]} has more than {min_positives} positives; "
+        raise ValueError(f"no class of {labels.shape[1]} has more than {min_positives} positives and negatives; "
                          "use more samples or a smaller min_positives")
     by_class = labels.tocsc()
     fires = (codes > 0).T.astype(np.float32)

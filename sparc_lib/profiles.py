@@ -12,12 +12,9 @@ from typing import Literal
 import yaml
 
 from . import paths
+from .profile_files import ProfileError, available, file_of
 
 Gate = Literal["global", "local"]
-
-
-class ProfileError(ValueError):
-    """A profile that cannot be used; the message names the file, the field and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ class SparcSpec:
     schedule: Literal["constant", "cosine"]
     dead_after: int           # steps without z > 1e-3
     redraw_every: int | None  # steps; null never re-draws dead latents
+    precision: Literal["float32", "bfloat16"] = "float32"     # of the dense product in training; weights stay float32
 
 
 @dataclass(frozen=True)
@@ -132,17 +130,13 @@ class Profile:
         return dataclasses.replace(self.sparc, gate=setting.gate, cross_weight=setting.cross_weight)
 
 
-def available() -> list[str]:
-    """Names that `load_profile` takes."""
-    return sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))
-
-
 def load_profile(name: str | None = None) -> Profile:
     """The profile called `name`, else the one $SPARC_PROFILE names, else `mini`. Raises ProfileError."""
     name = name or os.environ.get("SPARC_PROFILE") or "mini"
     if name not in available():
-        raise ProfileError(f"{paths.PROFILES}: there is no profile {name!r}; choose one of {', '.join(available())}")
-    return read_profile(paths.PROFILES / f"{name}.yaml")
+        raise ProfileError(f"{paths.PROFILES}: there is no profile {name!r}; choose one of {', '.join(available())}, or "
+                           "give run_all.sh the path of a YAML file")
+    return read_profile(file_of(name))
 
 
 def read_profile(file: Path) -> Profile:
@@ -171,9 +165,9 @@ def _build(kind: typing.Any, raw: typing.Any, field: str) -> typing.Any:
                 raise ProfileError(f"unknown field {prefix}{key}; "
                                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(hints)}"))
         for key, hint in hints.items():
-            if key not in raw:
+            if key not in raw and not hasattr(kind, key):             # a default is an attribute of the class
                 raise ProfileError(f"field {prefix}{key} is missing; add it ({_describe(hint)}), as mini.yaml has it")
-        return kind(**{key: _build(hint, raw[key], prefix + key) for key, hint in hints.items()})
+        return kind(**{key: _build(hint, raw[key], prefix + key) for key, hint in hints.items() if key in raw})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:                        # the only unions are `X | None`
         return None if raw is None else _build(arguments[0], raw, field)

@@ -27,9 +27,12 @@ def published() -> dict[str, PublishedValue]:
     return {row["id"]: PublishedValue(*(row[field] for field in PublishedValue._fields)) for row in rows}
 
 
-def reading(text: str) -> None:
-    """Show what a result says. Pass an f-string: every number in it is computed, none is typed."""
-    display(Markdown(f"**Reading.** {text}"))
+def reading(text: str, lacks: str = "") -> None:
+    """Show what a result says. Pass an f-string: every number in it is computed, none is typed.
+
+    lacks: why the numbers cannot be had from this profile's data, which is then shown in place of the text.
+    """
+    display(Markdown(f"**Reading.** {f'Not measurable on this profile: {lacks}.' if lacks else text}"))
 
 
 def beside_paper(here: Mapping[str, float | str], ids: Mapping[str, str]) -> pd.DataFrame:

@@ -157,40 +157,46 @@ def retrieval_table(profile: Profile, progress: bool = True, n_jobs: int | None 
 
     `Row`s with the columns model ("trained", "untrained", "random encoders", "raw"), setting and seed in front.
     Every trained model is searched by every kind and pair; the first setting also as CENTRED, and under the protocols
-    "captions" (between text and images) and "joined" (within CLIP). For the first seed there are joint codes of the
-    first setting, models of random-weight encoders for every setting, and one untrained model, for neither λ nor, with
-    independent codes, the gate reaches a model that was never trained. n_jobs: as in `parallel.each`.
+    "captions" (between text and images; COCO's pairs are joined already, here they are apart) and "joined" (within
+    CLIP). For the first seed there are joint codes of the first setting, models of random-weight encoders for every
+    setting, and one untrained model, for neither λ nor, with independent codes, the gate reaches a model that was never
+    trained. n_jobs: as in `parallel.each`.
     """
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
+    told = features(profile, "test", progress=progress, single_captions=True)
 
-    inputs = {"stores": [store.digest for store in stores.values()], "sparc": profile.sparc, "seeds": profile.seeds,
-              "settings": profile.settings, "pool": profile.evaluation.retrieval_pool, "code": code_of(
+    inputs = {"stores": [store.digest for store in (*stores.values(), told)], "sparc": profile.sparc,
+              "seeds": profile.seeds, "settings": profile.settings, "pool": profile.evaluation.retrieval_pool, "code": code_of(
                   "retrieval_report", "retrieval", "representations", "evaluation", "model", "losses", "training",
                   "dead")}
     return table_stage("retrieval", inputs,
-                       lambda: pd.concat(_tables(profile, stores, n_jobs, progress), ignore_index=True))
+                       lambda: pd.concat(_tables(profile, stores, told, n_jobs, progress), ignore_index=True))
 
 
-def _tables(profile: Profile, stores: Mapping, n_jobs: int | None, progress: bool) -> list[pd.DataFrame]:
+def _tables(profile: Profile, stores: Mapping, told: FeatureStore, n_jobs: int | None,
+            progress: bool) -> list[pd.DataFrame]:
     first, headline = profile.seeds[0], profile.settings[0]
     cases = [("raw", None, first), ("random encoders", None, first)]
     cases += [("trained", setting, seed) for setting in profile.settings for seed in profile.seeds]
     cases += [("untrained", headline, first), *(("random encoders", setting, first) for setting in profile.settings)]
     return each(_table, [(profile, *case, *(stores[RANDOM if case[0] == "random encoders" else None, split].directory
-                                            for split in ("train", "test"))) for case in cases],
+                                            for split in ("train", "test")), told.directory) for case in cases],
                 "retrieval", n_jobs, progress)
 
 
-def _table(profile: Profile, kind: str, setting: Setting | None, seed: int, train: Path, test: Path) -> pd.DataFrame:
-    """All searches of one model, or with setting None of the raw features."""
-    known, asked, device = FeatureStore.open(train), FeatureStore.open(test), best_device()
+def _table(profile: Profile, kind: str, setting: Setting | None, seed: int, train: Path, test: Path,
+           single: Path) -> pd.DataFrame:
+    """All searches of one model, or with setting None of the raw features. single: the test pairs with a row a caption,
+    which are other rows than `test` in COCO only (F15)."""
+    known, asked, told, device = *(FeatureStore.open(folder) for folder in (train, test, single)), best_device()
     size, headline = profile.evaluation.retrieval_pool, profile.settings[0]
     pool = pairs_pool(asked, size, device)
 
     def by_captions() -> tuple[Pool, Pool]:
         text = encoders(profile, device=device)[1].text_features
-        return captions_pool(asked, size, device), joined_pool(asked, text, size, device)
+        rows = size if told.digest == asked.digest else int(np.isin(told.image_ids, asked.image_ids[:size]).sum())
+        return captions_pool(told, rows, device), joined_pool(asked, text, size, device)
 
     if setting is None:
         rows = [row for each_pool in (pool, *(by_captions() if kind == "raw" else ())) for row in raw_rows(each_pool)]

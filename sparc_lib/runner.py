@@ -23,7 +23,8 @@ import psutil
 
 from . import paths, suite, writeback
 from .fetching import RunError, fetch, use_data_root
-from .profiles import ProfileError, load_profile
+from .profile_files import ProfileError, named, option
+from .profiles import load_profile
 from .provenance import maxrss_mb
 from .stages import REBUILD_BEFORE
 
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, _stop)
     try:
         use_data_root(options.data_root)
+        options.profile = named(options.profile or os.environ.get("SPARC_PROFILE"))
         return suite.run_tests() if options.test else fetch(options.profile) if options.fetch else run_notebooks(options)
     except (RunError, ProfileError, writeback.WriteBackError) as error:
         print(f"run_all: {error}", file=sys.stderr)
@@ -84,7 +86,7 @@ def _stop(number: int, _frame: object) -> None:
 def run_notebooks(options: argparse.Namespace) -> int:
     """Execute the chosen notebooks in order, stop at the first failure, print a summary."""
     profile = load_profile(options.profile).name
-    if options.update_notebooks and profile != "mini":
+    if options.update_notebooks and option(profile) != "mini":
         raise RunError(f"--update-notebooks writes the committed notebooks, which show the mini profile, not {profile}")
     chosen = select(options.only, options.start)
     if options.force:
@@ -230,7 +232,7 @@ def _summary(outcomes: list[Outcome], chosen: list[Path], profile: str, seconds:
     if n_ok < len(chosen):
         number = outcomes[-1].notebook.name[:2]
         print(f"FAILED in {outcomes[-1].notebook.name}; once mended, go on with "
-              f"./run_all.sh --profile {profile} --from {number}")
+              f"./run_all.sh --profile {option(profile)} --from {number}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How well heatmaps cover known masks: one interface for the miniature world and for COCO annotations.
+"""How well heatmaps cover known masks: one interface for the miniature world and for photographs.
 
 Published measures: Otsu's threshold on the heatmap resized to the image, then mask mAP at IoU 0.20 (pycocotools) and
 mean IoU. Beside them three that need no threshold and are taken on the patches themselves, each weighted by how much
@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from pathlib import Path
-from typing import Callable, Mapping, NamedTuple, Sequence
+from typing import Callable, Collection, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -21,15 +20,21 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from skimage.filters import threshold_otsu
 
+from .instances import knows_masks
+from .knowledge import NO_MASKS
+from .photographs import PhotoDataset
+from .plots import outlined
 from .scenes import MiniWorldDataset
 from .taxonomy_file import display_names
 
 IOU = .2                                          # of the published mAP
+BINS = 512                                        # roundings apart that heat must be for Otsu's 256-bin histogram
 MIN_PIXELS = 40                                   # fewer visible pixels are no object to point at
 
 
 class Region(NamedTuple):
-    """One (image, class) pair. instances: run-length encodings, as pycocotools makes them."""
+    """One (image, class) pair. instances: run-length encodings, as pycocotools makes them; none where the data set
+    says what an image shows but not where."""
     image: int                                    # number in AnnotatedImages.ids
     concept: int                                  # column of AnnotatedImages.classes
     instances: tuple[dict, ...]
@@ -45,11 +50,16 @@ class Region(NamedTuple):
 
 
 class AnnotatedImages(NamedTuple):
-    """Images with the exact masks of their classes. image(i) gives the picture of ids[i]."""
+    """Images with the masks of their classes where those are known. image(i) gives the picture of ids[i]."""
     ids: list[str]
     classes: list[str]
     regions: list[Region]
     image: Callable[[int], Image.Image]
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing can be held against masks; empty where they are known."""
+        return "" if all(region.instances for region in self.regions) else NO_MASKS
 
     def two_class(self) -> list[tuple[int, int]]:
         """Ordered pairs of region numbers (target, other) in images of exactly two classes."""
@@ -59,9 +69,21 @@ class AnnotatedImages(NamedTuple):
         return [pair for found in of_image.values() if len(found) == 2 for pair in (tuple(found), tuple(found[::-1]))]
 
     def cover(self, grid: tuple[int, int]) -> np.ndarray:
-        """Share of every patch that lies in the region's mask, [n_regions, rows, columns] for a whole-image grid."""
+        """Share of every patch that lies in the region's mask, [n_regions, rows, columns] for a whole-image grid; NaN
+        without masks."""
+        if self.lacks:
+            return np.full((len(self.regions), *grid), np.nan, np.float32)
         return np.stack([F.adaptive_avg_pool2d(torch.from_numpy(region.mask())[None].float(), grid)[0].numpy()
                          for region in self.regions])
+
+    def sizes(self) -> np.ndarray:
+        """Share of the image that every region's mask covers, [n_regions]; NaN without masks."""
+        return np.array([np.nan if self.lacks else region.mask().mean() for region in self.regions])
+
+    def outlined(self, region: Region) -> np.ndarray:
+        """The region's picture, uint8 [H, W, 3], with the outline of its mask where that is known."""
+        picture = np.asarray(self.image(region.image))
+        return outlined(picture, region.mask()[None]) if region.instances else picture
 
 
 def miniworld_regions(data: MiniWorldDataset, n_images: int, min_pixels: int = MIN_PIXELS) -> AnnotatedImages:
@@ -78,27 +100,22 @@ def miniworld_regions(data: MiniWorldDataset, n_images: int, min_pixels: int = M
     return AnnotatedImages(ids, data.classes, regions, lambda i: data.image(places[ids[i]]))
 
 
-def coco_regions(annotations: COCO, folder: str | Path, n_images: int | None = None) -> AnnotatedImages:
-    """COCO annotations (no crowds), one region per image and class, its instances apart; images from `folder`.
+def photo_regions(data: PhotoDataset, n_images: int, readable: Collection[str] | None = None) -> AnnotatedImages:
+    """The first photographs of a split, one region per image and class: in COCO its instances apart (no crowds); a
+    data set without masks has a region, without instances, for every class that an image is labelled with.
 
-    Raises FileNotFoundError, when an image is asked for, if the folder lacks it.
+    readable: ids of the images to take (default all), as some may be missing or corrupt.
     """
-    categories = sorted(annotations.getCatIds())
-    classes = [annotations.cats[c]["name"] for c in categories]
-    keys, regions = sorted(annotations.getImgIds())[:n_images], []
-    for number, key in enumerate(keys):
-        found: dict[int, list[dict]] = {}
-        for instance in annotations.loadAnns(annotations.getAnnIds(imgIds=key, iscrowd=False)):
-            found.setdefault(categories.index(instance["category_id"]), []).append(annotations.annToRLE(instance))
+    rows: dict[str, int] = {}                                             # the first pair of every image
+    for row, identity in enumerate(data.image_ids):
+        if readable is None or identity in readable:
+            rows.setdefault(identity, row)
+    ids, regions = list(rows)[:n_images], []
+    for number, identity in enumerate(ids):
+        row = rows[identity]
+        found = data.regions(row) if knows_masks(data) else dict.fromkeys(data.labels[[row]].indices.tolist(), ())
         regions += [Region(number, concept, tuple(found[concept])) for concept in sorted(found)]
-
-    def image(i: int) -> Image.Image:
-        path = Path(folder) / annotations.imgs[keys[i]]["file_name"]
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: the annotations name this image; download the split's images to {folder}")
-        return Image.open(path)
-
-    return AnnotatedImages([str(key) for key in keys], classes, regions, image)
+    return AnnotatedImages(ids, data.classes, regions, lambda i: data.image(rows[ids[i]]).convert("RGB"))
 
 
 def _encode(mask: np.ndarray) -> dict:
@@ -156,11 +173,12 @@ def contrast(maps: np.ndarray, cover: np.ndarray, pairs: Sequence[tuple[int, int
 
 def otsu_masks(maps: np.ndarray, data: AnnotatedImages) -> tuple[list[np.ndarray], np.ndarray]:
     """Every region's heatmap [rows, columns], resized to its image and cut at Otsu's threshold: masks bool [H, W] and
-    their mean heat inside, the detection's score. A constant map gives the whole image."""
+    their mean heat inside, the detection's score. A constant map, up to rounding, gives the whole image."""
     masks, scores = [], []
     for heat, region in zip(torch.as_tensor(maps, dtype=torch.float32), data.regions):
         heat = F.interpolate(heat[None, None], size=region.size, mode="bilinear")[0, 0].numpy()
-        masks.append(heat > threshold_otsu(heat) if heat.max() > heat.min() else np.ones_like(heat, bool))
+        flat = np.ptp(heat) <= BINS * np.spacing(np.abs(heat).max())
+        masks.append(np.ones_like(heat, bool) if flat else heat > threshold_otsu(heat))
         scores.append(heat[masks[-1]].mean())
     return masks, np.array(scores)
 

@@ -139,9 +139,12 @@ class _DecodeRows(torch.autograd.Function):
 
 
 def preactivations(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor) -> Tensor:
-    """h = (x - p) Wᵀ + b, [batch, n_latents], without gradient: `gather_codes` supplies that."""
+    """h = (x - p) Wᵀ + b, [batch, n_latents], without gradient: `gather_codes` supplies that.
+
+    The one dense product. Under autocast it is computed in half precision and returned in that of x, like all else.
+    """
     with torch.no_grad():
-        return torch.addmm(bias, x - pre_bias, weight.T)
+        return torch.addmm(bias, x - pre_bias, weight.T).to(x.dtype)
 
 
 def gather_codes(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor, h: Tensor, pattern: Pattern,

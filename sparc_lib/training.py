@@ -26,6 +26,7 @@ from .sparse_ops import normalise_rows_
 __all__ = ["CodingScores", "Evaluation", "TrainConfig", "TrainResult", "encode_store", "evaluate", "make_optimizer",
            "train", "train_step"]
 log = logging.getLogger(__name__)
+Precision = Literal["float32", "bfloat16"]
 COLUMNS = ["step", "epoch", "term", "source", "target", "value"]
 
 
@@ -36,12 +37,17 @@ def make_optimizer(model: SPARC, lr: float = 1e-4) -> torch.optim.Adam:
 
 
 def train_step(model: SPARC, optimizer: torch.optim.Optimizer, streams: Streams, cross_weight: float = 1.0,
-               aux_weight: float = 1 / 32, peers: Alone = ALONE, share: float = 1.0) -> LossTerms:
+               aux_weight: float = 1 / 32, peers: Alone = ALONE, share: float = 1.0,
+               precision: Precision = "float32") -> LossTerms:
     """One whole step: gradients, dead counters, decoder rows to unit norm, their gradients projected, optimizer.
 
     streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate counts
     activity before the AuxK mask is taken, the local gate after (METHOD, "Dead"). With peers, `streams` are this process's
     rows and `share` is what part of the batch they are (`Peers.share`); the terms are still those of the whole batch.
+
+    precision "bfloat16": the pre-activations, the one dense product, under autocast; parameters, gate, sparse products,
+    losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may fall the other way, so
+    other latents may be chosen; encoding and evaluation always use float32.
     """
     buffers = {}
     for kind in (ENCODER, DECODER):     # last step's gradients are written over: no new pages, no zeroing
@@ -49,7 +55,8 @@ def train_step(model: SPARC, optimizer: torch.optim.Optimizer, streams: Streams,
             if parameter.grad is not None:
                 buffers[kind, name], parameter.grad = parameter.grad, None
     optimizer.zero_grad()
-    gated = model.select(streams)
+    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        gated = model.select(streams)
     if model.gate == "global":
         record_activity(model, gated)
         peers.counters(model)
@@ -71,6 +78,7 @@ class TrainConfig:
 
     redraw_every: steps between re-drawings of dead latents. log_every: steps between history entries.
     checkpoint_steps, checkpoint_epochs: how often to save, on top of the end. seed: order of samples, re-drawing.
+    precision: as for `train_step`.
     """
 
     epochs: int = 50
@@ -85,6 +93,7 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_steps: int | None = None
     checkpoint_epochs: int | None = 1
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "redraw_every", "checkpoint_steps", "checkpoint_epochs"):
@@ -94,13 +103,15 @@ class TrainConfig:
                                  + (", or None for never" if name.endswith(("every", "steps", "epochs")) else ""))
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"TrainConfig.schedule: got {self.schedule!r}; choose 'constant' or 'cosine'")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"TrainConfig.precision: got {self.precision!r}; choose 'float32' or 'bfloat16'")
 
     @classmethod
     def from_spec(cls, spec: SparcSpec, **changes) -> "TrainConfig":
         """The training part of a profile's `sparc` section (or `profile.sparc_for(setting)`), with `changes`."""
         return cls(**{"epochs": spec.epochs, "batch_size": spec.batch_size, "lr": spec.learning_rate,
                       "schedule": spec.schedule, "cross_weight": spec.cross_weight, "aux_weight": spec.aux_weight,
-                      "redraw_every": spec.redraw_every, **changes})
+                      "redraw_every": spec.redraw_every, "precision": spec.precision, **changes})
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of step 1..n_steps; cosine falls from lr to nearly 0."""
@@ -149,7 +160,8 @@ def train(model: SPARC, data: Data, config: TrainConfig = TrainConfig(), checkpo
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step, n_steps)
                 mine, share = peers.share(present(model, batch, every=True))
-                terms = train_step(model, optimizer, mine, config.cross_weight, config.aux_weight, peers, share)
+                terms = train_step(model, optimizer, mine, config.cross_weight, config.aux_weight, peers, share,
+                                   config.precision)
                 redrawn = {}
                 if config.redraw_every and step % config.redraw_every == 0:
                     redrawn = redraw_dead(model, _generator(config.seed, 1, step))

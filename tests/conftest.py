@@ -15,7 +15,7 @@ def scratch(tmp_path, monkeypatch):
     """A test never touches the committed figures and results or the reader's data."""
     monkeypatch.setenv("SPARC_OUTPUT", str(tmp_path / "output"))
     monkeypatch.setenv("SPARC_DATA", str(tmp_path / "data"))
-    for variable in ("SPARC_PROFILE", "SPARC_NOTEBOOKS", "SPARC_REBUILD_BEFORE"):
+    for variable in ("SPARC_PROFILE", "SPARC_PROFILES", "SPARC_NOTEBOOKS", "SPARC_REBUILD_BEFORE"):
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
 

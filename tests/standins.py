@@ -20,14 +20,17 @@ CATEGORIES = [(1, "person", "person"), (2, "bicycle", "vehicle"), (18, "dog", "a
               (52, "banana", "food")]
 
 
-def jpeg(seed, width=40, height=30):
-    data = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(data, "JPEG")
+def jpeg(seed, width=40, height=30, grey=False):
+    data, picture = io.BytesIO(), np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(picture[..., 0] if grey else picture).save(data, "JPEG")
     return data.getvalue()
 
 
-def open_images(root, n=12, splits=("train", "validation", "test")):
-    """n images a split, every fourth with a second caption further down the file. Returns the number of captions."""
+def open_images(root, n=12, splits=("train", "validation", "test"), varied=False):
+    """n images a split, every fourth with a second caption further down the file. Returns the number of captions.
+
+    varied: every third image stands upright and every fifth is grey, as real collections have them.
+    """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     for name in ("oidv7-class-descriptions-boxable.csv", "bbox_labels_600_hierarchy.json"):
@@ -38,7 +41,8 @@ def open_images(root, n=12, splits=("train", "validation", "test")):
         captions = [(image, i) for i, image in enumerate(ids)] + [(image, i) for i, image in enumerate(ids) if i % 4 == 0]
         table = ["ImageID,Source,LabelName,Confidence"]
         for i, image in enumerate(ids):
-            (root / split / f"{image}.jpg").write_bytes(jpeg(100 * number + i))
+            size = (24, 44) if varied and i % 3 == 2 else (40, 30)
+            (root / split / f"{image}.jpg").write_bytes(jpeg(100 * number + i, *size, grey=varied and i % 5 == 4))
             table += [f"{image},verification,{CARRIED[i % 5]},1", f"{image},crowdsource-verification,{CARRIED[i % 5]},1",
                       f"{image},verification,{CARRIED[(i + 1) % 5]},0", f"{image},verification,/m/01g317,1"]
         table.append(f"{'f' * 16},verification,/m/01g317,1")                   # an image without a caption
@@ -59,8 +63,11 @@ def describe(root, n_captions, url=None, **more):
         {"name": "excerpt", "train": n_captions, "val": n_captions, "test": n_captions, **where, **more}))
 
 
-def coco(root, n_train=24, n_val=8, zipped=False):
-    """train2017 and val2017 with five captions an image and one or two instances; ids are not in order of the file."""
+def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
+    """train2017 and val2017 with five captions an image and one or two instances; ids are not in order of the file.
+
+    varied: every third image stands upright and every fifth is grey.
+    """
     root = Path(root)
     documents = {}
     for split, n, first in (("train2017", n_train, 100), ("val2017", n_val, 500)):
@@ -68,9 +75,10 @@ def coco(root, n_train=24, n_val=8, zipped=False):
         images, captions, instances = [], [], []
         for i in reversed(range(n)):
             number = first + 7 * i
-            images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 40, "height": 30,
+            width, height = (40, 44) if varied and i % 3 == 2 else (40, 30)
+            images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": width, "height": height,
                            "coco_url": f"http://images.cocodataset.org/{split}/{number:012d}.jpg"})
-            (root / split / f"{number:012d}.jpg").write_bytes(jpeg(number))
+            (root / split / f"{number:012d}.jpg").write_bytes(jpeg(number, width, height, varied and i % 5 == 4))
             for k in range(5):
                 captions.append({"image_id": number, "id": 10 * number + (4 - k), "caption": f"{TOLD[i % 5]}, told {4 - k}.\n"})
             if i % 7 != 6:                                                      # some photographs have no instance
@@ -79,8 +87,9 @@ def coco(root, n_train=24, n_val=8, zipped=False):
                     instances.append({"id": 10 * number + k, "image_id": number, "category_id": CATEGORIES[(i + k) % 5][0],
                                       "iscrowd": 0, "area": 100, "bbox": [x, 5, 10, 10],
                                       "segmentation": [[x, 5, x + 10, 5, x + 10, 15, x, 15]]})
+        tall = images[0]["height"]
         instances.append({"id": 5, "image_id": images[0]["id"], "category_id": 1, "iscrowd": 1, "area": 60, "bbox": [0, 0, 2, 30],
-                          "segmentation": {"counts": [0, 60, 1140], "size": [30, 40]}})
+                          "segmentation": {"counts": [0, 2 * tall, 38 * tall], "size": [tall, 40]}})
         kinds = [{"id": number, "name": name, "supercategory": above} for number, name, above in CATEGORIES]
         documents[f"annotations/captions_{split}.json"] = {"images": images, "annotations": captions}
         documents[f"annotations/instances_{split}.json"] = {"images": images, "annotations": instances, "categories": kinds}

@@ -34,6 +34,7 @@ def test_other_profiles_report_and_never_fail(capsys):
     check("R@1", np.array(0.9), 0.31, 0.02, profile="coco")
     assert capsys.readouterr().out == "--  R@1 is 0.9000 on coco (mini: 0.3100 ± 0.0200)\n"
     check("R@1", float("nan"), 0.31, 0.02, profile="smoke")
+    assert capsys.readouterr().out == "--  R@1 is not measurable on smoke (mini: 0.3100 ± 0.0200)\n"
 
 
 def test_small_numbers_stay_legible(capsys):

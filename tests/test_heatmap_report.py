@@ -86,6 +86,15 @@ def test_summary_is_the_mean_of_the_regions(report, data):
     assert report.summary.map20.between(0, 1).all()
 
 
+def test_without_masks_only_emptiness_is_measured(maps, data):
+    """Every method has its row, and no score in it."""
+    bare = data._replace(regions=[region._replace(instances=()) for region in data.regions])
+    found = _score(maps, bare, progress=False)
+    numbers = found.summary.drop(columns=KEYS)
+    assert numbers.drop(columns="not_empty").isna().all(axis=None) and numbers.not_empty.between(0, 1).all()
+    assert len(found.regions) == len(found.summary) * len(data.regions) and len(found.pairs)
+
+
 def test_absent_classes_are_absent(data):
     for region, other in zip(data.regions, absent_classes(data, np.random.default_rng(3))):
         assert other not in {r.concept for r in data.regions if r.image == region.image}
@@ -102,6 +111,12 @@ def test_supervised_reference_learns_from_masks(pair, data):
     alone = [i for i, region in enumerate(data.regions) if region.concept not in classes]
     rest = data._replace(regions=[region for region in data.regions if region.image > 0])
     assert alone and not supervised_maps(pair[1], rest, data)[alone].any()
+
+
+def test_supervised_reference_without_masks_is_empty(pair, data):
+    bare = data._replace(regions=[region._replace(instances=()) for region in data.regions])
+    assert supervised_maps(pair[1], bare, bare).shape == (len(data.regions), 12, 12)
+    assert not supervised_maps(pair[1], bare, bare).any()
 
 
 def test_guide_chooses_latents_on_the_store_it_is_given(tmp_path):
@@ -162,6 +177,13 @@ def test_verdicts_follow_the_interval(gap, verdict):
     assert (ours.verdict == verdict).all() or gap == 0 and (ours.verdict == verdict).sum() >= 6
     assert ((ours.low <= ours.difference) & (ours.difference <= ours.high)).all()
     assert ours.difference.to_numpy() == pytest.approx(gap, abs=.02)
+
+
+def test_no_verdict_without_numbers():
+    table = planted(.2).regions.assign(pixel_ap=np.nan)
+    for pairs in (table.assign(contrast=np.nan), table[:0]):                   # no masks; no image of two classes
+        found = verdicts(HeatmapReport(table, table, pairs), "g", np.random.default_rng(0))
+        assert set(found.verdict) == {"not measurable"} and found.difference.isna().all()
 
 
 def test_missing_heatmaps_are_named():

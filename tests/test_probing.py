@@ -80,6 +80,12 @@ def test_frequent_classes_are_balanced_too():
     assert probe_losses(np.ones((400, 1)), labels)[0] == pytest.approx(np.log(2), abs=0.01)
 
 
+def test_a_class_on_nearly_every_sample_cannot_be_balanced():
+    labels = np.ones((400, 2))
+    labels[:200, 0] = labels[:40, 1] = 0
+    assert probed_classes(labels).tolist() == [0] and probed_classes(labels, 30).tolist() == [0, 1]
+
+
 def test_clear_errors():
     codes, labels = problem()
     with pytest.raises(ValueError, match="select_on='test'"):

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from sparc_lib import paths
+from sparc_lib.profile_files import named, option
 from sparc_lib.profiles import ProfileError, available, load_profile, read_profile
 
 
@@ -52,6 +53,30 @@ def test_name_comes_from_argument_then_environment_then_mini(monkeypatch):
 def test_unknown_profile_lists_the_known_ones():
     with pytest.raises(ProfileError, match="no profile 'huge'; choose one of coco, mini, openimages, smoke"):
         load_profile("huge")
+
+
+def test_a_profile_of_ones_own_is_given_by_its_path(mini, tmp_path, monkeypatch):
+    """It is found by its name from then on, before a shipped one of that name, and commands name its path."""
+    raw, _ = mini
+    monkeypatch.setenv("SPARC_PROFILES", "")
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump(raw | {"name": "ours"}))
+    (tmp_path / "coco.yaml").write_text(yaml.safe_dump(raw | {"name": "coco"}))
+    assert named("coco") == "coco" and option("coco") == "coco" and load_profile("coco").data.kind == "coco"
+    assert named(None) is None and named(str(tmp_path / "ours.yaml")) == "ours"
+    assert load_profile("ours").name == "ours" and option("ours") == str(tmp_path / "ours.yaml")
+    assert load_profile("coco").data.kind == "miniworld" and load_profile("smoke").name == "smoke" and option("smoke") == "smoke"
+    with pytest.raises(ProfileError, match="theirs.yaml: there is no such profile"):
+        named("theirs.yaml")
+
+
+def test_precision_of_training_may_be_left_out(mini):
+    raw, read = mini
+    assert "precision" not in raw["sparc"] and read().sparc.precision == "float32"
+    raw["sparc"]["precision"] = "bfloat16"
+    assert read().sparc.precision == "bfloat16"
+    raw["sparc"]["precision"] = "float16"
+    with pytest.raises(ProfileError, match="sparc.precision must be one of float32, bfloat16"):
+        read()
 
 
 def test_setting_changes_gate_and_cross_weight_only():

@@ -116,7 +116,7 @@ def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
     profile = load_profile("smoke")
     profile = dataclasses.replace(profile, sparc=dataclasses.replace(profile.sparc, n_latents=24, k=3, epochs=1))
     for module in (rr, baselines_report):
-        monkeypatch.setattr(module, "features", lambda p, split, weights=None, progress=True: folders[weights, split])
+        monkeypatch.setattr(module, "features", lambda p, split, weights=None, progress=True, **_: folders[weights, split])
     monkeypatch.setattr(rr, "encoders", lambda *a, **k: (None, Text()))
     table = rr.retrieval_table(profile, progress=False, n_jobs=1)
     per_model = table[table.protocol == "pairs"].groupby(["model", "setting", "seed", "coding"]).size()

@@ -1,16 +1,14 @@
 """Scores of heatmaps against scikit-learn, against counting by hand, and on masks that give the answer away."""
-import contextlib
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools.coco import COCO
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+import standins
+from sparc_lib import coco, open_images
+from sparc_lib.instances import instance_masks
 from sparc_lib.scenes import MiniWorldDataset
-from sparc_lib.segmentation import (AnnotatedImages, Region, _encode, coco_regions, contrast, mask_map,
-                                    miniworld_regions, otsu_masks, overlap, pixel_ap, pointing, region_scores)
+from sparc_lib.segmentation import (AnnotatedImages, Region, _encode, contrast, mask_map, miniworld_regions, otsu_masks,
+                                    overlap, photo_regions, pixel_ap, pointing, region_scores)
 from sparc_lib.taxonomy_file import display_names
 
 GRID = (12, 12)
@@ -106,29 +104,52 @@ def test_mask_map_by_hand():
     assert mask_map(just, np.ones(3), data) == pytest.approx(1) and mask_map(just, np.ones(3), data, .21) == 0
 
 
-def test_coco_annotations_fill_the_same_interface(tmp_path):
-    truth = COCO()
-    def square(n, i, c, x, crowd=0):
-        return {"id": n, "image_id": i, "category_id": c, "iscrowd": crowd, "area": 100,
-                "segmentation": [[x, 5, x + 10, 5, x + 10, 15, x, 15]]}
+@pytest.fixture
+def photographs(tmp_path):
+    standins.coco(tmp_path / "coco", varied=True)
+    standins.describe(tmp_path / "oi", standins.open_images(tmp_path / "oi", varied=True))
+    return coco.load(tmp_path / "coco", "test"), open_images.load(tmp_path / "oi", "test")
 
-    truth.dataset = {"images": [{"id": 7, "height": 20, "width": 40, "file_name": "7.png"},
-                                {"id": 3, "height": 30, "width": 40, "file_name": "3.png"}],
-                     "categories": [{"id": 90, "name": "cat"}, {"id": 2, "name": "dog"}],
-                     "annotations": [square(1, 7, 2, 0), square(2, 7, 2, 20), square(3, 7, 90, 10), square(4, 3, 90, 0),
-                                     {**square(5, 3, 2, 0, 1), "segmentation": {"counts": [1200], "size": [30, 40]}}]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-    Image.new("RGB", (40, 20)).save(tmp_path / "7.png")
-    data = coco_regions(truth, tmp_path)
-    assert data.ids == ["3", "7"] and data.classes == ["dog", "cat"]
-    assert [(r.image, r.concept, len(r.instances), int(r.mask().sum())) for r in data.regions] == \
-        [(0, 1, 1, 100), (1, 0, 2, 200), (1, 1, 1, 100)]                 # the crowd is left out
-    assert data.two_class() == [(1, 2), (2, 1)] and data.image(1).size == (40, 20)
-    with pytest.raises(FileNotFoundError, match="3.png"):
-        data.image(0)
-    cover = data.cover((2, 4))
-    masks, scores = otsu_masks(cover, data)
-    assert [m.shape for m in masks] == [(30, 40), (20, 40), (20, 40)]
-    # One detection a region can meet one of two dogs only: recall 1/2 at best for this class.
-    assert mask_map([r.mask() for r in data.regions], scores, data) == pytest.approx((.5 + 1) / 2, abs=.01)
+
+def test_coco_fills_the_same_interface(photographs):
+    data, _ = photographs
+    found = photo_regions(data, 6, set(data.image_ids[1:]))              # the first one cannot be read
+    assert found.ids == data.image_ids[1:7] and found.classes == data.classes and not found.lacks
+    for region in found.regions:
+        row, masks = region.image + 1, instance_masks(data, region.image + 1)
+        own = [one.mask for one in masks if one.column == region.concept and not one.crowd]
+        assert len(own) == len(region.instances) and np.array_equal(region.mask(), np.logical_or.reduce(own))
+        assert found.image(region.image).mode == "RGB" and region.size == data.image(row).size[::-1]
+    last = data.image_ids[-1]                                            # its crowd is no object to point at
+    assert any(one.crowd for one in instance_masks(data, len(data) - 1))
+    assert {r.concept for r in photo_regions(data, 99).regions if r.image == len(data) - 1} == {
+        one.column for one in instance_masks(data, len(data) - 1) if not one.crowd} and last == photo_regions(data, 99).ids[-1]
+    cover = found.cover((2, 4))
+    masks, scores = otsu_masks(cover, found)
+    assert [m.shape for m in masks] == [r.size for r in found.regions]
+    np.testing.assert_allclose(found.sizes(), [r.mask().mean() for r in found.regions])
+    assert mask_map([r.mask() for r in found.regions], scores, found) == pytest.approx(1, abs=.01)
+
+
+def test_several_instances_of_a_class_are_one_region():
+    """One detection a region can meet one of two objects only: recall 1/2 at best for this class."""
+    left, right = np.zeros((2, 20, 40), bool)
+    left[5:15, :10] = right[5:15, 20:30] = True
+    regions = [Region(0, 0, (_encode(left), _encode(right))), Region(0, 1, (_encode(left),))]
+    data = AnnotatedImages(["a"], ["dog", "cat"], regions, lambda i: None)
+    assert mask_map([r.mask() for r in regions], np.ones(2), data) == pytest.approx((.5 + 1) / 2, abs=.01)
+
+
+def test_without_masks_there_are_regions_that_nothing_can_be_held_against(photographs):
+    _, data = photographs
+    found = photo_regions(data, 5)
+    assert [(r.image, data.classes[r.concept]) for r in found.regions[:2]] == [(0, "Dog"), (0, "Person")]
+    assert len(found.ids) == len(set(found.ids)) == 5 and "not where" in found.lacks
+    assert np.isnan(found.cover((2, 3))).all() and np.isnan(found.sizes()).all() and len(found.two_class()) == 10
+    assert np.array_equal(found.outlined(found.regions[0]), np.asarray(found.image(0)))
+
+
+def test_a_map_that_is_flat_up_to_rounding_gives_the_whole_image(world):
+    flat = np.full((len(world.regions), *GRID), .1, np.float32)
+    flat[:, 0, 0] = np.nextafter(np.float32(.1), np.float32(1))
+    assert all(mask.all() for mask in otsu_masks(flat, world)[0])

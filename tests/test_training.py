@@ -120,6 +120,28 @@ def test_runs_differ_by_seed_only():
 
 
 @pytest.mark.parametrize("gate", ["global", "local"])
+def test_bfloat16_trains_float32_weights(gate, tmp_path):
+    """One step is that of float32 but for rounding and near-ties; a run learns as much, and resumes exactly."""
+    data, half = sample(), TrainConfig(**{**CONFIG.__dict__, "precision": "bfloat16", "checkpoint_steps": 3})
+    one, other = build(gate=gate), build(gate=gate)
+    terms = [train_step(model, make_optimizer(model), data, precision=precision)
+             for model, precision in ((one, "float32"), (other, "bfloat16"))]
+    assert float(terms[1].total) == pytest.approx(float(terms[0].total), rel=.01) and terms[1].total != terms[0].total
+    full, low = (train(build(gate=gate), data, config, progress=False) for config in (CONFIG, half))
+    losses = [result.history[result.history.term == "total"].value.iloc[-1] for result in (full, low)]
+    assert losses[1] == pytest.approx(losses[0], rel=.05)
+    state = low.optimizer.state_dict()["state"]
+    assert {v.dtype for s in state.values() for k, v in s.items() if k != "step"} == {torch.float32}
+    assert {p.dtype for p in low.model.parameters()} == {torch.float32} and low.optimizer.defaults["fused"]
+    with pytest.raises(OSError, match="the disk went away"):
+        train(build(gate=gate), Faulty(data, 8), half, tmp_path / "run.pt", progress=False)
+    assert_same(train(build(gate=gate), data, half, tmp_path / "run.pt", progress=False).model.state_dict(), low.model.state_dict())
+    with pytest.raises(ValueError, match="precision = 'bfloat16', this run has 'float32'"):
+        train(build(gate=gate), data, CONFIG, tmp_path / "run.pt", progress=False)
+    assert low.model.encode(data)["dino"].values.dtype == torch.float32
+
+
+@pytest.mark.parametrize("gate", ["global", "local"])
 @pytest.mark.parametrize("after", [3, 8, 10])      # before any save of the epoch; in mid-epoch; at an epoch's end
 def test_resuming_after_a_fault_is_exact(gate, after, tmp_path):
     data, path = sample(), tmp_path / "deep" / "run.pt"
