@@ -25,7 +25,7 @@ from .store import FeatureStore
 HEAT = plt.get_cmap("inferno")
 GAMMA = .5
 SIDES = plt.get_cmap("PuOr_r")                    # target against other
-REFERENCE_COLOUR = "#CC79A7"
+REFERENCE_COLOUR = "#882255"
 SHAPES = {CAPTION: "o", SUM: "^", NAMED: "v"}
 LEGEND = {"control": "controls", "reference": "patch classifier, trained on masks"}
 MARKS = {"baseline": ("black", "s"), "control": (CONTROL_COLOUR, "D"), "reference": (REFERENCE_COLOUR, "*")}
@@ -156,7 +156,7 @@ def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named:
     """Latents per class in any stream (open) and in every stream (full) against the share of samples that show it;
     frequency [n_classes] in the table's order. The classes with most latents are named."""
     ax.scatter(frequency, counts["any"], s=26, facecolor="none", edgecolor=CONTROL_COLOUR, label="in any stream")
-    ax.scatter(frequency, counts["every"], s=20, color="#0072B2", linewidth=0, label="in every stream")
+    ax.scatter(frequency, counts["every"], s=20, color="black", linewidth=0, label="in every stream")
     for label in counts["any"].nlargest(named).index:
         at = frequency[counts.index.get_loc(label)]
         ax.vlines(at, counts["every"][label], counts["any"][label], color="#DDDDDD", lw=1, zorder=0)

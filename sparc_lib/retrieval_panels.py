@@ -14,7 +14,7 @@ from .extraction import PairedDataset
 from .plots import CONTROL_COLOUR
 from .store import FeatureStore
 
-HIT, SIDE = "#009E73", 96                         # frame and text of a hit; pixels of a thumbnail
+HIT, SIDE = "black", 96                           # frame and text of a hit; pixels of a thumbnail
 
 
 class Answer(NamedTuple):
