@@ -6,6 +6,7 @@ from typing import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES, seed_dots
 from .retrieval import RetrievalMetrics
@@ -87,6 +88,7 @@ def downstream_bars(ax: Axes, table: pd.DataFrame, stream: str, order: Sequence[
         seed_dots(ax, i, seeds, 11)
         if (kind, target) in controls:
             ax.hlines(controls[kind, target], i - .4, i + .4, color=CONTROL_COLOUR, lw=2.5, zorder=3,
+                      path_effects=[withStroke(linewidth=4.5, foreground="white")],
                       label="random-weight encoders" if i == 0 else None)
     names = {RAW: "raw", CODES: "codes", OWN: "rebuilt:\nitself"}
     ax.set_xticks(range(len(order)), [names.get(kind) or f"rebuilt:\n{STREAM_NAMES[target]}" for kind, target in order],
