@@ -20,11 +20,12 @@ from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
-from .alignment import jaccard_per_latent, label_counts, mean_jaccard, permutation_null
+from .alignment import jaccard_per_latent, label_counts, mean_jaccard
 from .alignment_report import CODINGS, SUPPORT, pick
 from .evaluation import encode_store, evaluate
 from .feeds import TensorFeed
 from .model import SPARC
+from .nulls import activity_bound, shuffled_latents_null
 from .parallel import one_thread
 from .profiles import Gate, Profile, Setting
 from .retrieval import retrieval_metrics
@@ -36,7 +37,7 @@ from .workflow import best_device, trained, untrained
 
 GATES: tuple[Gate, ...] = ("global", "local")
 PARAMETERS = ("cross_weight", "k", "n_latents")          # what is swept: λ, k, L
-_CODE = ("ablations", "alignment", "dead", "evaluation", "losses", "model", "retrieval", "sparse_ops", "training")
+_CODE = ("ablations", "alignment", "dead", "evaluation", "losses", "model", "nulls", "retrieval", "sparse_ops", "training")
 
 
 class Job(NamedTuple):
@@ -51,7 +52,8 @@ class Job(NamedTuple):
 
 class Measure(NamedTuple):
     """One number of a run under one coding, averaged over streams (self_*, dead_share, l0), ordered pairs of streams
-    (cross_*), directions (recall_1), or latents (jaccard_*: alive ones; supported ones; those with permuted labels)."""
+    (cross_*), directions (recall_1), or latents (jaccard_*: alive ones; supported ones; the
+    same with random partners; the most their firing rates allow)."""
     coding: str
     metric: str
     value: float
@@ -130,7 +132,7 @@ def _variant(profile: Profile, job: Job) -> Profile:
         profile.sparc, epochs=profile.ablations.epochs, k=job.k, n_latents=job.n_latents))
 
 
-def measure(model: SPARC, streams: Mapping[str, torch.Tensor], labels: sp.csr_array, null: np.random.Generator,
+def measure(model: SPARC, streams: Mapping[str, torch.Tensor], labels: sp.csr_array, generator: np.random.Generator,
             null_repeats: int) -> list[Measure]:
     """Every measure of one model under both codings.
 
@@ -150,8 +152,10 @@ def measure(model: SPARC, streams: Mapping[str, torch.Tensor], labels: sp.csr_ar
         for name, support in (("alive", 1), ("supported", SUPPORT)):
             means = mean_jaccard(jaccard_per_latent(counts, min_samples=support), counts, min_samples=support)
             found.append(Measure(coding, f"jaccard_{name}", means.alive))
-        chance = permutation_null(codes, labels, null, null_repeats, min_samples=SUPPORT).mean(0)
-        found.append(Measure(coding, "jaccard_null", mean_jaccard(chance, counts, min_samples=SUPPORT).alive))
+        for name, per_latent in (
+                ("shuffled", shuffled_latents_null(counts, generator, null_repeats, min_samples=SUPPORT).mean(0)),
+                ("bound", activity_bound(counts, min_samples=SUPPORT))):
+            found.append(Measure(coding, f"jaccard_{name}", mean_jaccard(per_latent, counts, min_samples=SUPPORT).alive))
         if coding == "independent":
             recall = {pair: retrieval_metrics(codes[pair[0]], codes[pair[1]], n_jobs=1).recall[1]
                       for pair in permutations(codes, 2)}

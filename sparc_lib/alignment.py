@@ -3,7 +3,7 @@
 Everything starts from `LabelCounts`: n_{l,s}[c], the number of samples on which latent l fires in
 stream s and which carry class c (arXiv:2507.06265, concept alignment). Joint codes under Global TopK
 share their active set, so their Jaccard is high by construction (F3): report it for independent codes
-too, beside an untrained model and `permutation_null`.
+too, beside an untrained model and the nulls of nulls.py.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LabelCounts:
         return self.support[stream] >= min_samples
 
 
-def _checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], sp.csr_array]:
+def checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], sp.csr_array]:
     if not codes_by_stream:
         raise ValueError("codes_by_stream is empty; pass {stream: codes [samples, n_latents]}")
     codes = {stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()}
@@ -91,7 +91,7 @@ def _checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array],
     return codes, labels
 
 
-def _fires(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
+def firing(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
     """0/1 matrix [L, samples]: z > 0, or only each latent's `top_n` largest activations (first samples win ties)."""
     if top_n is not None and top_n < 1:
         raise ValueError(f"top_n={top_n}: pass a positive number of samples, or None for all activations")
@@ -107,7 +107,7 @@ def _fires(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
     return sp.csr_array((ones, by_latent.indices[keep], kept_before[by_latent.indptr]), shape=by_latent.shape)
 
 
-def _count(fires: Mapping[str, sp.csr_array], labels: sp.csr_array) -> LabelCounts:
+def count(fires: Mapping[str, sp.csr_array], labels: sp.csr_array) -> LabelCounts:
     labelled = (np.diff(labels.indptr) > 0).astype(np.int64)
     return LabelCounts({stream: (matrix @ labels).toarray() for stream, matrix in fires.items()},
                        {stream: matrix @ labelled for stream, matrix in fires.items()})
@@ -122,8 +122,8 @@ def label_counts(codes_by_stream: Mapping, labels, top_n: int | None = None) -> 
 
     Raises ValueError for streams of different length or width, no streams, no classes, NaN.
     """
-    codes, labels = _checked(codes_by_stream, labels)
-    return _count({stream: _fires(matrix, top_n) for stream, matrix in codes.items()}, labels)
+    codes, labels = checked(codes_by_stream, labels)
+    return count({stream: firing(matrix, top_n) for stream, matrix in codes.items()}, labels)
 
 
 def jaccard_per_latent(counts: LabelCounts, taxonomy: Taxonomy | None = None, depth: int | None = None, *,
@@ -200,35 +200,6 @@ def activation_patterns(counts: LabelCounts, *, min_samples: int = 1) -> Activat
     tally = np.bincount(alive.sum(0), minlength=len(alive) + 1)
     return ActivationPatterns(int(tally[-1]), int(tally[0]), {j: int(tally[j]) for j in range(1, len(alive))},
                               {stream: int((~row).sum()) for stream, row in zip(counts.streams, alive, strict=True)})
-
-
-def permutation_null(codes_by_stream: Mapping, labels, generator: np.random.Generator, repeats: int = 10, *,
-                     taxonomy: Taxonomy | None = None, depth: int | None = None, top_n: int | None = None,
-                     min_samples: int = 1) -> np.ndarray:
-    """Jaccard that co-firing and class frequencies alone give, float64 [repeats, L].
-
-    Rows of labels are permuted among the labelled samples, alike for all streams: which samples a latent
-    fires on, hence which latents are alive, stays; what they show becomes random. Errors as in
-    `label_counts` and `jaccard_per_latent`; ValueError if repeats < 1.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: the null needs at least one permutation")
-    codes, labels = _checked(codes_by_stream, labels)
-    fires = {stream: _fires(matrix, top_n) for stream, matrix in codes.items()}
-    labelled = np.flatnonzero(np.diff(labels.indptr))
-    null = []
-    for _ in range(repeats):
-        order = np.arange(labels.shape[0])
-        order[labelled] = generator.permutation(labelled)
-        null.append(jaccard_per_latent(_count(fires, labels[order]), taxonomy, depth, min_samples=min_samples))
-    return np.stack(null)
-
-
-def chance_corrected(jaccard, null):
-    """(J - J_null) / (1 - J_null): 0 at chance, 1 at best; NaN where the null leaves no room (J_null = 1)."""
-    jaccard, null = np.asarray(jaccard, dtype=float), np.asarray(null, dtype=float)
-    room = np.where(null < 1, 1 - null, np.nan)
-    return (jaccard - null) / room
 
 
 def firing_density(codes_by_stream: Mapping) -> dict[str, np.ndarray]:

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .alignment import (LabelCounts, activation_patterns, chance_corrected, jaccard_per_latent, label_counts,
-                        mean_jaccard, permutation_null)
+from .alignment import LabelCounts, activation_patterns, jaccard_per_latent, label_counts, mean_jaccard
 from .evaluation import encode_store
 from .model import SPARC, Coding
+from .nulls import activity_bound, chance_corrected, permutation_null, rescaled, shuffled_latents_null
 from .parallel import each
 from .profiles import EvaluationSpec, Profile, Setting
 from .retrieval import RetrievalMetrics, retrieval_metrics
@@ -35,8 +35,10 @@ class JaccardRow(NamedTuple):
 
     activations: "all", or the "top" n of each latent. min_samples: support below which a latent counts as dead.
     depth: of the taxonomy. latents: the mean runs over "all" of them, dead ones as 0 (the paper's headline), or
-    over the n_latents "alive" in at least two streams (F4). null: the same mean under permuted labels.
-    corrected: (jaccard - null) / (1 - null). Both are NaN where no null was asked for.
+    over the n_latents "alive" in at least two streams (F4). null: the same mean under permuted labels; corrected:
+    (jaccard - null) / (1 - null). shuffled: the mean with random partners instead of namesakes; bound: the most that
+    the firing rates allow; rescaled: (jaccard - shuffled) / (bound - shuffled). Nulls and what is made of them stand at
+    the leaves only, NaN elsewhere; permuted labels only where asked for.
     """
     coding: str
     activations: str
@@ -47,6 +49,9 @@ class JaccardRow(NamedTuple):
     jaccard: float
     null: float
     corrected: float
+    shuffled: float
+    bound: float
+    rescaled: float
 
 
 class PatternRow(NamedTuple):
@@ -78,14 +83,16 @@ class AlignmentReport(NamedTuple):
 
 
 def alignment_report(model: SPARC, store: FeatureStore, taxonomy: Taxonomy, spec: EvaluationSpec,
-                     null: np.random.Generator | None = None,
+                     generator: np.random.Generator, permute: bool = False,
                      retrieval: Sequence[Coding] = ("independent",)) -> AlignmentReport:
     """All alignment numbers of one model on one labelled store.
 
-    null: draws the label permutations, spec.null_repeats at the deepest of spec.taxonomy_depths; None leaves the null
-    out. retrieval: codings whose codes are searched, in all directions among the first spec.retrieval_pool pairs.
-    Raises ValueError where labels and taxonomy disagree, or for a model and a store of other streams.
+    generator: draws the nulls, spec.null_repeats each at the deepest of spec.taxonomy_depths. permute: with permuted
+    labels too, which take most of the time. retrieval: codings whose codes are searched, in all directions among the
+    first spec.retrieval_pool pairs. Raises ValueError where labels and taxonomy disagree, or for a model and a store of
+    other streams.
     """
+    shuffle = generator.spawn(1)[0]                  # of its own, so that `permute` changes none of its draws
     jaccard: list[JaccardRow] = []
     patterns: list[PatternRow] = []
     found: list[RetrievalRow] = []
@@ -97,11 +104,15 @@ def alignment_report(model: SPARC, store: FeatureStore, taxonomy: Taxonomy, spec
                 patterns += _pattern_rows(coding, counts)
             for min_samples in (1, SUPPORT):
                 for depth in spec.taxonomy_depths:
-                    chance = None
-                    if null is not None and depth == max(spec.taxonomy_depths):
-                        chance = permutation_null(codes, store.labels, null, spec.null_repeats, taxonomy=taxonomy,
-                                                  depth=depth, top_n=top_n, min_samples=min_samples).mean(0)
-                    jaccard += _jaccard_rows((coding, activations, min_samples, depth), counts, taxonomy, chance)
+                    where = dict(taxonomy=taxonomy, depth=depth, min_samples=min_samples)
+                    permuted = shuffled = None
+                    if depth == max(spec.taxonomy_depths):
+                        shuffled = shuffled_latents_null(counts, shuffle, spec.null_repeats, **where).mean(0)
+                        if permute:
+                            permuted = permutation_null(codes, store.labels, generator, spec.null_repeats, top_n=top_n,
+                                                        **where).mean(0)
+                    reading = (coding, activations, min_samples, depth)
+                    jaccard += _jaccard_rows(reading, counts, taxonomy, permuted, shuffled)
         if coding in retrieval:
             found += _retrieval_rows(coding, codes, spec.retrieval_pool)
     return AlignmentReport(pd.DataFrame(jaccard, columns=JaccardRow._fields),
@@ -110,14 +121,18 @@ def alignment_report(model: SPARC, store: FeatureStore, taxonomy: Taxonomy, spec
 
 
 def _jaccard_rows(reading: tuple[str, str, int, int], counts: LabelCounts, taxonomy: Taxonomy,
-                  chance: np.ndarray | None) -> list[JaccardRow]:
+                  permuted: np.ndarray | None, shuffled: np.ndarray | None) -> list[JaccardRow]:
     min_samples, depth = reading[2:]
+
+    def both_means(per_latent: np.ndarray | None) -> tuple[float, float]:        # over all latents, over alive ones
+        return (np.nan, np.nan) if per_latent is None else mean_jaccard(per_latent, counts, min_samples=min_samples)[:2]
+
     per_latent = jaccard_per_latent(counts, taxonomy, depth, min_samples=min_samples)
-    means = mean_jaccard(per_latent, counts, min_samples=min_samples)
-    nulls = (np.nan, np.nan) if chance is None else mean_jaccard(chance, counts, min_samples=min_samples)[:2]
-    sizes = {"all": len(per_latent), "alive": means.n_alive}
-    return [JaccardRow(*reading, latents, size, value, null, float(chance_corrected(value, null)))
-            for (latents, size), value, null in zip(sizes.items(), means[:2], nulls)]
+    bound = None if shuffled is None else activity_bound(counts, min_samples=min_samples)
+    sizes = {"all": len(per_latent), "alive": mean_jaccard(per_latent, counts, min_samples=min_samples).n_alive}
+    rows = zip(sizes.items(), *map(both_means, (per_latent, permuted, shuffled, bound)))
+    return [JaccardRow(*reading, latents, size, value, null, float(chance_corrected(value, null)), mixed, most,
+                       float(rescaled(value, mixed, most))) for (latents, size), value, null, mixed, most in rows]
 
 
 def _pattern_rows(coding: str, counts: LabelCounts) -> list[PatternRow]:
@@ -150,8 +165,8 @@ def report_with_controls(profile: Profile, taxonomy: Taxonomy, progress: bool = 
                          n_jobs: int | None = None) -> AlignmentReport:
     """`alignment_report` of every setting and seed of a profile, its controls beside it, on the test split.
 
-    Adds the columns model (one of KINDS; "raw" for raw CLIP), setting and seed. Controls and nulls are made for the
-    first seed only. λ does not reach an untrained model, so settings of one gate share that control. Joint codes are
+    Adds the columns model (one of KINDS; "raw" for raw CLIP), setting and seed. Controls and permuted labels are made
+    for the first seed only, shuffled latents for all. λ does not reach an untrained model, so settings of one gate share that control. Joint codes are
     searched for the first seed only: enough to show what they leak. n_jobs: as in `parallel.each`.
     """
     first = profile.seeds[0]
@@ -188,7 +203,7 @@ def _report(case: Case, taxonomy: Taxonomy, train: Path, test: Path) -> Alignmen
              else trained(profile, setting, seed, known, progress=False).model)
     first = seed == profile.seeds[0]
     return alignment_report(model.to(best_device()), asked, taxonomy, profile.evaluation,
-                            np.random.default_rng(seed) if first else None, CODINGS if first else CODINGS[1:])
+                            np.random.default_rng(seed), first, CODINGS if first else CODINGS[1:])
 
 
 def _labelled(table: pd.DataFrame, kind: str, setting: str, seed: int) -> pd.DataFrame:
@@ -216,10 +231,10 @@ def by_setting(table: pd.DataFrame, column: str, **where) -> dict[str, list[floa
 
 
 def controls(table: pd.DataFrame, column: str, **where) -> dict[str, dict[str, float]]:
-    """{control: {setting: value}} of the rows `where` holds; for the Jaccard also the null of the trained models."""
+    """{control: {setting: value}} of the rows `where` holds; for the Jaccard also the nulls of the trained models."""
     found = {kind: {setting: values[0] for setting, values in by_setting(table, column, model=kind, **where).items()}
              for kind in KINDS[1:]}
-    if column == "jaccard":
-        nulls = by_setting(table, "null", model="trained", **where)
-        found["permuted labels"] = {setting: values[0] for setting, values in nulls.items()}
+    for name, null in {"shuffled latents": "shuffled", "permuted labels": "null"}.items() if column == "jaccard" else ():
+        drawn = by_setting(table, null, model="trained", **where)
+        found[name] = {setting: values[0] for setting, values in drawn.items()}
     return found

@@ -19,49 +19,56 @@ from .store import FeatureStore
 PALE = "#D8D8D8"                                  # frame of a sample without the class
 SIDE, FRAME = 96, 5                               # pixels of a thumbnail and of the frame around it
 WIDTH, LINES = 76, 2                              # characters a line, lines a caption
+LEAST = .005                                      # of all samples
 
 
 class Exhibit(NamedTuple):
-    """One latent. why: "best" or "random". concept: column of the class that most of its samples carry, `share` of
-    them. jaccard: its hierarchical Jaccard. top[stream]: store rows of its strongest distinct images, best first."""
+    """One latent. why: "best" or "random". concept: column of the class that stands out most on its samples; `share` of
+    them carry it, `base` of all samples do. jaccard: its hierarchical Jaccard. top[stream]: store rows of its strongest
+    distinct images, best first."""
     latent: int
     why: str
     concept: int
     share: float
+    base: float
     jaccard: float
     top: dict[str, np.ndarray]
 
 
-def agreement_score(counts: LabelCounts, per_latent: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """(J - J_null) * sqrt(smallest support over the streams), [n_latents].
+def agreement_score(counts: LabelCounts, per_latent: np.ndarray, null: np.ndarray, min_samples: int) -> np.ndarray:
+    """J - J_shuffled, [n_latents]; -inf for latents with fewer than `min_samples` samples in some stream.
 
-    per_latent [n_latents]: Jaccard; null [repeats, n_latents]: the same under permuted labels. The null keeps latents
-    out that fire on everything; the root of the support keeps lucky rare ones out, as an error shrinks with it.
+    per_latent [n_latents]: Jaccard; null [repeats, n_latents]: of the same latents with random partners, which keeps
+    those out that fire on everything and so agree with any other.
     """
     support = np.min([counts.support[stream] for stream in counts.streams], axis=0)
-    return (per_latent - null.mean(0)) * np.sqrt(support)
+    return np.where(support >= min_samples, per_latent - null.mean(0), -np.inf)
 
 
 def exhibits(codes: Mapping[str, sp.csr_matrix], store: FeatureStore, counts: LabelCounts, per_latent: np.ndarray,
              null: np.ndarray, generator: np.random.Generator, n_best: int = 3, n_random: int = 2,
              n_top: int = 5) -> list[Exhibit]:
-    """The latents of highest `agreement_score`, then random ones of those alive (with a Jaccard above 0) beyond them.
+    """The latents of highest `agreement_score`, then random ones of those with a Jaccard above 0 beyond them.
 
-    codes {stream: CSR [n, n_latents]} of the store's samples. Fewer come back if fewer latents are alive.
+    codes {stream: CSR [n, n_latents]} of the store's samples. The best fire on at least `LEAST` of them in every stream:
+    rare latents agree or not by luck. Fewer come back if fewer latents qualify.
     """
-    score = np.where(per_latent > 0, agreement_score(counts, per_latent, null), -np.inf)
-    order = np.argsort(-score, kind="stable")[:np.isfinite(score).sum()]
-    others = generator.permutation(order[n_best:])[:n_random]
+    score = agreement_score(counts, per_latent, null, max(5, round(LEAST * len(store))))
+    order = np.argsort(-score, kind="stable")[:np.isfinite(score).sum()][:n_best]
+    others = generator.permutation(np.setdiff1d(np.flatnonzero(per_latent > 0), order))[:n_random]
     columns = {stream: matrix.tocsc() for stream, matrix in codes.items()}
-    chosen = [(int(latent), "best") for latent in order[:n_best]] + [(int(latent), "random") for latent in others]
-    return [Exhibit(latent, why, *_concept(counts, latent), float(per_latent[latent]),
+    base = np.asarray(store.labels.mean(0)).ravel()
+    chosen = [(int(latent), "best") for latent in order] + [(int(latent), "random") for latent in others]
+    return [Exhibit(latent, why, *_concept(counts, latent, base), float(per_latent[latent]),
                     {stream: strongest(matrix[:, [latent]], store.image_ids, n_top)
                      for stream, matrix in columns.items()}) for latent, why in chosen]
 
 
-def _concept(counts: LabelCounts, latent: int) -> tuple[int, float]:
-    total = sum(counts[stream][latent] for stream in counts.streams)
-    return int(total.argmax()), float(total.max() / sum(counts.support[stream][latent] for stream in counts.streams))
+def _concept(counts: LabelCounts, latent: int, base: np.ndarray) -> tuple[int, float, float]:
+    share = (sum(counts[stream][latent] for stream in counts.streams)
+             / sum(counts.support[stream][latent] for stream in counts.streams))
+    concept = int((share - base).argmax())
+    return concept, float(share[concept]), float(base[concept])
 
 
 def strongest(column: sp.csc_matrix, image_ids: Sequence[str], n: int) -> np.ndarray:
@@ -98,7 +105,7 @@ def gallery(fig: Figure, shown: Sequence[Exhibit], store: FeatureStore, data: Pa
             if not len(exhibit.top[stream]):
                 left.text(8, y, "never fires in this stream", va="center", fontsize=8, color=CONTROL_COLOUR)
         left.set_title(f"Latent {exhibit.latent} ({exhibit.why})", fontsize=9)
-        right.set_title(f"{store.classes[exhibit.concept]} in {exhibit.share:.0%} of its samples · "
+        right.set_title(f"{store.classes[exhibit.concept]} in {exhibit.share:.0%} of its samples ({exhibit.base:.0%} of all) · "
                         f"Jaccard {exhibit.jaccard:.2f}", fontsize=9, fontweight="normal")
         _captions(right, [store.captions[row] for row in exhibit.top.get("clip_txt", ())], carries.get("clip_txt", ()))
     return fig

@@ -12,7 +12,7 @@ from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOUR
 from .taxonomy import Taxonomy
 
 PATTERN_COLOURS = {"all alive": "#404040", "2 of 3": "#8F8F8F", "1 of 3": "#CFCFCF", "all dead": "#FFFFFF"}
-MARKERS = ("D", "s", "^", "v")                    # one a control
+MARKERS = ("D", "s", "v", "^")                    # one a control
 
 
 def tree(ax: Axes, taxonomy: Taxonomy, names: Mapping[str, str], branches: Sequence[str], depth: int,

@@ -86,7 +86,8 @@ def _sweep_cost(table: pd.DataFrame) -> Iterator[Quantity]:
 
 def _jaccard(table: pd.DataFrame) -> Iterator[Quantity]:
     """04_jaccard. Paper's reading: joint codes, all activations, all latents; leaves stand for deeper published depths.
-    Fair reading ("independent"): alive latents with enough support; "corrected": the same above chance."""
+    "alive": the same over alive latents. Fair reading ("independent"): alive latents with enough support, independent
+    codes; "place": where it stands between random partners (0) and what the firing rates allow (1)."""
     leaf, support = table.depth.max(), table.min_samples.max()
     table = table[table.activations == "all"]
     paper = table[(table.coding == "joint") & (table.min_samples == 1) & (table.latents == "all")]
@@ -98,12 +99,16 @@ def _jaccard(table: pd.DataFrame) -> Iterator[Quantity]:
             if min(depth, leaf) in by_depth:
                 yield f"{start}/depth{depth}{_suffix(model)}", by_depth[min(depth, leaf)].tolist()
         yield f"{start}/lost{_suffix(model)}", (1 - by_depth[leaf] / by_depth[by_depth.columns.min()]).tolist()
+    for (model, setting), rows in table[(table.coding == "joint") & (table.min_samples == 1) & (table.depth == leaf)
+                                        & (table.latents == "alive")].groupby(["model", "setting"]):
+        yield f"jaccard/{setting}/alive{_suffix(model)}", _seeds(rows, "jaccard")
     for (model, setting), rows in fair.groupby(["model", "setting"]):
         start, rows_leaf = f"jaccard/{setting}", rows[rows.depth == leaf]
         by_depth = rows.pivot_table(index="seed", columns="depth", values="jaccard")
         yield f"{start}/independent{_suffix(model)}", _seeds(rows_leaf, "jaccard")
         yield f"{start}/permuted_labels{_suffix(model)}", _seeds(rows_leaf, "null")
-        yield f"{start}/corrected{_suffix(model)}", _seeds(rows_leaf.dropna(subset=["corrected"]), "corrected")
+        yield f"{start}/shuffled_latents{_suffix(model)}", _seeds(rows_leaf, "shuffled")
+        yield f"{start}/place{_suffix(model)}", _seeds(rows_leaf, "rescaled")
         lost = 1 - by_depth[leaf] / by_depth[by_depth.columns.min()]
         yield f"{start}/lost/independent{_suffix(model)}", lost.tolist()
 
@@ -137,7 +142,8 @@ def _probes(table: pd.DataFrame) -> Iterator[Quantity]:
 
 
 def _retrieval(table: pd.DataFrame) -> Iterator[Quantity]:
-    """04_retrieval: independent codes; the mean over directions, and over those into or out of text."""
+    """04_retrieval: independent codes; each direction, the mean of CLIP image to text and back, as raw CLIP has them, and
+    that of all directions into or out of text. DINO and CLIP image see the same pixels: no evidence of concepts."""
     metrics = {"R@1": "recall_1", "R@5": "recall_5", "R@10": "recall_10", "MedR": "median_rank", "MRR": "mrr"}
     streams = {"clip_img": "img", "clip_txt": "txt", "dino": "dino"}
     for (model, setting, query, reference), rows in table[table.coding != "joint"].groupby(
@@ -147,24 +153,26 @@ def _retrieval(table: pd.DataFrame) -> Iterator[Quantity]:
                    .removesuffix("/raw"), _seeds(rows, column))
     codes = table[(table.coding == "independent") & (table.model != "raw")]
     text = codes[(codes["query"] == "clip_txt") | (codes.reference == "clip_txt")]
-    for (model, setting), rows in codes.groupby(["model", "setting"]):
-        yield f"retrieval/{setting}/R@1{_suffix(model)}", _seeds(rows, "recall_1")
-    for (model, setting), rows in text.groupby(["model", "setting"]):
-        yield f"retrieval/{setting}/text/R@1{_suffix(model)}", _seeds(rows, "recall_1")
+    for name, part in (("R@1", _clip_pair(codes)), ("text/R@1", text)):
+        for (model, setting), rows in part.groupby(["model", "setting"]):
+            yield f"retrieval/{setting}/{name}{_suffix(model)}", _seeds(rows, "recall_1")
     yield "retrieval/chance", [1 / codes.n_reference.iloc[0]]
 
 
+def _clip_pair(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["query"].isin(["clip_img", "clip_txt"]) & table.reference.isin(["clip_img", "clip_txt"])]
+
+
 def _protocols(table: pd.DataFrame) -> Iterator[Quantity]:
-    """05_retrieval: codes of captions and images searched under each protocol."""
-    rows = table[(table.model == "trained") & (table.kind == "codes") & (table.coding == "independent")
-                 & table["query"].isin(["clip_img", "clip_txt"]) & table.reference.isin(["clip_img", "clip_txt"])]
+    """05_retrieval: independent codes, images asked for by captions, under each protocol."""
+    rows = _clip_pair(table[(table.model == "trained") & (table.kind == "codes") & (table.coding == "independent")])
     for (setting, protocol), found in rows.groupby(["setting", "protocol"]):
-        yield f"retrieval/{setting}/{protocol}/R@1", _seeds(found, "recall_1")
+        yield f"retrieval/{setting}/{protocol}/R@1", _seeds(found[found["query"] == "clip_txt"], "recall_1")
 
 
 def _baselines(table: pd.DataFrame) -> Iterator[Quantity]:
-    """05_baselines: every other method in the same task, mean over directions."""
-    for kind, rows in table[table.model == "trained"].groupby("kind"):
+    """05_baselines: every other method in the same task, mean of CLIP image to text and back."""
+    for kind, rows in _clip_pair(table[table.model == "trained"]).groupby("kind"):
         yield f"retrieval/baseline/{kind}/R@1", _seeds(rows, "recall_1")
 
 
@@ -180,8 +188,8 @@ def _segmentation(table: pd.DataFrame) -> Iterator[Quantity]:
         for measure, column in measures.items():
             yield f"segmentation/{setting}/{targets[target].format(streams[stream])}/{measure}", _seeds(found, column)
     other = {"CLIP similarity": "baseline/clip_similarity", "centred Gaussian": "control/gaussian",
-             "wrong caption": "control/wrong", "caption, untrained SPARC": "control/untrained",
-             "caption, random encoders": "control/random_encoders"}
+             "wrong caption": "control/wrong", "attention alone": "control/attention",
+             "caption, untrained SPARC": "control/untrained", "caption, random encoders": "control/random_encoders"}
     kind = table.target.map(other).where(table.group != "reference", "baseline/detr")    # what stands in for DETR here
     for (name, stream), found in table[table.setting.isin(["", "global_lambda1"])].groupby([kind, "stream"]):
         for measure, column in measures.items():

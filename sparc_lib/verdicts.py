@@ -68,14 +68,14 @@ def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0
     """Does `left` stand in `relation` to `right`?
 
     above: even the lowest seed of left exceeds the highest seed of right by more than the margin; below: the mirror
-    image; near: the means differ by at most the margin. Raises ValueError for another relation.
+    image; near: every seed of left lies within the margin of right's mean. Raises ValueError for another relation.
     """
     if relation == "above":
         return left.low - right.high > margin
     if relation == "below":
         return right.low - left.high > margin
     if relation == "near":
-        return abs(left.mean - right.mean) <= margin
+        return max(abs(value - right.mean) for value in left.values) <= margin
     raise ValueError(f"relation {relation!r}: choose 'above', 'below' or 'near'")
 
 
@@ -101,11 +101,20 @@ class Outcome(NamedTuple):
     right: Sample | None
     holds: bool | None
 
+    @property
+    def undecided(self) -> bool:
+        """The means differ as the condition says, but the seeds overlap: neither it nor its contrary is shown."""
+        means = (Sample((side.mean,)) for side in (self.left, self.right))
+        return (self.holds is False and self.condition.relation != "near"
+                and compare(next(means), self.condition.relation, next(means), self.condition.margin))
+
     def __str__(self) -> str:
         """The clause that came true, with both means."""
         if self.holds is None:
             return f"not measured: whether {self.condition.says}"
         clause = self.condition.says if self.holds else self.condition.fails
+        if self.undecided:
+            clause = f"seeds overlap, so it is open whether {self.condition.says}"
         bound = self.condition.right
         right = number(self.right.mean) if isinstance(bound, str) else f"{bound:g}"
         return f"{clause} ({number(self.left.mean)} against {right})"

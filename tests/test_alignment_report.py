@@ -7,10 +7,11 @@ import scipy.sparse as sp
 import torch
 
 from sparc_lib import alignment_report as ar
-from sparc_lib.alignment import jaccard_per_latent, label_counts, mean_jaccard, permutation_null
+from sparc_lib.alignment import jaccard_per_latent, label_counts, mean_jaccard
 from sparc_lib.evaluation import encode_store
 from sparc_lib.gallery import exhibits
 from sparc_lib.model import SPARC
+from sparc_lib.nulls import permutation_null, shuffled_latents_null
 from sparc_lib.profiles import load_profile
 from sparc_lib.retrieval import retrieval_metrics
 from sparc_lib.store import FeatureStore
@@ -41,7 +42,7 @@ def sparc(store, gate="global"):
 
 def test_rows_are_the_metrics_of_the_library(store):
     model = sparc(store)
-    report = ar.alignment_report(model, store, TAXONOMY, SPEC, retrieval=ar.CODINGS)
+    report = ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=ar.CODINGS)
     for coding in ar.CODINGS:
         codes = encode_store(model, store, coding)
         for activations, top_n in (("all", None), ("top", SPEC.top_n)):
@@ -63,7 +64,7 @@ def test_rows_are_the_metrics_of_the_library(store):
 
 def test_joint_codes_of_an_untrained_model_leak(store):
     """F3: random weights, yet the partner is found under joint coding and not under independent coding."""
-    found = ar.alignment_report(sparc(store), store, TAXONOMY, SPEC, retrieval=ar.CODINGS)
+    found = ar.alignment_report(sparc(store), store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=ar.CODINGS)
     joint, alone = (ar.pick(found.retrieval, coding=coding).recall_1.mean() for coding in ar.CODINGS)
     assert joint > 5 * alone
     where = dict(depth=2, min_samples=1, activations="all", latents="alive")
@@ -72,16 +73,16 @@ def test_joint_codes_of_an_untrained_model_leak(store):
 
 
 def test_codings_agree_under_the_local_gate(store):
-    report = ar.alignment_report(sparc(store, "local"), store, TAXONOMY, SPEC)
-    joint, alone = (ar.pick(report.jaccard, coding=coding).drop(columns="coding").reset_index(drop=True)
-                    for coding in ar.CODINGS)
+    report = ar.alignment_report(sparc(store, "local"), store, TAXONOMY, SPEC, np.random.default_rng(0))
+    joint, alone = (ar.pick(report.jaccard, coding=coding).drop(columns=["coding", "shuffled", "rescaled"])    # drawn anew
+                    .reset_index(drop=True) for coding in ar.CODINGS)
     pd.testing.assert_frame_equal(joint, alone)
     assert set(report.retrieval.coding) == {"independent"} and len(report.retrieval) == 6
 
 
 def test_null_stands_at_the_leaves_and_is_reproducible(store):
     model = sparc(store)
-    first, again = (ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(3), ()).jaccard
+    first, again = (ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(3), True, ()).jaccard
                     for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
     with_null = first[first.null.notna()]
@@ -92,10 +93,16 @@ def test_null_stands_at_the_leaves_and_is_reproducible(store):
     null = permutation_null(codes, store.labels, np.random.default_rng(3), SPEC.null_repeats, taxonomy=TAXONOMY)
     row = ar.pick(with_null, coding="joint", activations="all", min_samples=1, latents="all").iloc[0]
     assert row.null == pytest.approx(null.mean()) and row.null > 0
+    unpermuted = ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(3), retrieval=()).jaccard
+    pd.testing.assert_frame_equal(unpermuted.drop(columns=["null", "corrected"]), first.drop(columns=["null", "corrected"]))
+    counts = label_counts(codes, store.labels)
+    shuffled = shuffled_latents_null(counts, np.random.default_rng(3).spawn(1)[0], SPEC.null_repeats, taxonomy=TAXONOMY)
+    assert row.shuffled == pytest.approx(shuffled.mean()) and 0 < row.shuffled < row.jaccard <= row.bound
+    assert row.rescaled == pytest.approx((row.jaccard - row.shuffled) / (row.bound - row.shuffled))
 
 
 def test_patterns_add_up(store):
-    patterns = ar.alignment_report(sparc(store), store, TAXONOMY, SPEC, retrieval=()).patterns
+    patterns = ar.alignment_report(sparc(store), store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=()).patterns
     for coding in ar.CODINGS:
         rows = ar.pick(patterns, coding=coding).set_index("pattern").n_latents
         assert rows[["all alive", "2 of 3", "1 of 3", "all dead"]].sum() == 24
@@ -105,7 +112,7 @@ def test_patterns_add_up(store):
 
 def test_pool_limits_queries_and_gallery(store):
     spec = dataclasses.replace(SPEC, retrieval_pool=40)
-    assert set(ar.alignment_report(sparc(store), store, TAXONOMY, spec).retrieval.n_reference) == {40}
+    assert set(ar.alignment_report(sparc(store), store, TAXONOMY, spec, np.random.default_rng(0)).retrieval.n_reference) == {40}
     assert set(ar.raw_clip_retrieval(store, 40).n_reference) == {40}
     x = store.tensors()
     expected = retrieval_metrics(x["clip_txt"], x["clip_img"]).recall[1]
@@ -164,7 +171,7 @@ def test_gallery_shows_what_fires_strongest_and_no_image_twice(store):
     z = {s: sp.csr_matrix(half) for s, half in some.items()}
     counts = label_counts(z, store.labels)
     per_latent = jaccard_per_latent(counts)
-    null = permutation_null(z, store.labels, np.random.default_rng(0), 5)
+    null = np.broadcast_to(per_latent.mean(), (5, 2))
     store.samples.image_ids[1] = store.samples.image_ids[0]
     best, other = exhibits(z, store, counts, per_latent, null, np.random.default_rng(0), n_best=1, n_random=5)
     assert (best.latent, best.why, best.concept) == (0, "best", 0) and (other.latent, other.why) == (1, "random")

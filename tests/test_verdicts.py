@@ -18,9 +18,10 @@ def test_above_counts_the_spread_of_the_seeds_and_the_margin():
     assert not compare(left, "above", left) and not compare(left, "below", left)
 
 
-def test_near_compares_means():
-    assert compare(Sample.of([.1, .3]), "near", Sample.of([.25]), .05)
-    assert not compare(Sample.of([.1, .3]), "near", Sample.of([.2501]), .05)
+def test_near_asks_every_seed():
+    assert compare(Sample.of([.1, .3]), "near", Sample.of([.25]), .15)
+    assert not compare(Sample.of([.1, .3]), "near", Sample.of([.25]), .1499)   # the mean alone would pass
+    assert not compare(Sample.of([.1, .3]), "near", Sample.of([.1]), .15)
     with pytest.raises(ValueError, match="relation 'beside'"):
         compare(Sample.of([0]), "beside", Sample.of([0]))
 
@@ -61,6 +62,16 @@ def test_the_sentence_says_what_came_true_with_its_numbers():
     assert because([bad], [good]).endswith("; control: a exceeds b (0.600 against 0.400).")
     lost = examine(Condition("z", "above", .5, "z is large", "z is small"), numbers)
     assert "but not measured: whether z is large" in because([good], [lost])
+
+
+def test_overlapping_seeds_leave_a_question_open_and_do_not_prove_the_contrary():
+    numbers = {"a": Sample.of([.5, .7]), "b": Sample.of([.55])}
+    rises, falls = (examine(Condition("a", relation, "b", "a is ahead", "a is not ahead"), numbers)
+                    for relation in ("above", "below"))
+    assert rises.holds is False and rises.undecided and not falls.undecided
+    assert str(rises) == "seeds overlap, so it is open whether a is ahead (0.600 against 0.550)"
+    assert str(falls).startswith("a is not ahead")
+    assert not examine(Condition("a", "above", "b", "", "", .06), numbers).undecided     # the means miss the margin too
 
 
 def test_samples_show_their_spread_and_refuse_nan():
