@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
 from .gallery import strongest
 from .store import FeatureStore
 
@@ -159,15 +161,18 @@ def _documents(captions: Sequence[str]) -> Counter:
 def telling_words(column: sp.csr_matrix, captions: Sequence[str], background: Counter | None = None, most: int = 4,
                   top: int = 50) -> list[str]:
     """Words that occur more often in the `top` captions that activate a latent most (column [n, 1]) than elsewhere,
-    by log-odds with half a count added to every cell; only words in at least a fifth of those captions."""
+    by log-odds with half a count added to every cell, of at least two standard errors; only words in at least a fifth
+    of those captions. Stop words tell nothing: the usual English ones, and what more than half of all captions say."""
     column = sp.csc_matrix(column)
     rows = column.indices[np.argsort(-column.data, kind="stable")[:top]]
     inside, everywhere = _documents([captions[i] for i in rows]), background or _documents(captions)
     n, rest = len(rows), len(captions) - len(rows)
 
-    def log_odds(word: str) -> float:
+    def log_odds(word: str) -> tuple[float, float]:
         a, b = inside[word], everywhere[word] - inside[word]
-        return float(np.log((a + .5) / (n - a + .5)) - np.log((b + .5) / (rest - b + .5)))
+        cells = np.array([a, n - a, b, rest - b]) + .5
+        return float(np.log(cells[0] / cells[1]) - np.log(cells[2] / cells[3])), float(np.sqrt((1 / cells).sum()))
 
-    telling = {word: log_odds(word) for word, count in inside.items() if count >= max(1, n / 5)}
-    return [word for word in sorted(telling, key=telling.get, reverse=True) if telling[word] > 0][:most]
+    telling = {word: log_odds(word) for word, count in inside.items() if count >= max(1, n / 5)
+               and word not in ENGLISH_STOP_WORDS and everywhere[word] <= len(captions) / 2}
+    return [word for word in sorted(telling, key=telling.get, reverse=True) if telling[word][0] > 2 * telling[word][1]][:most]

@@ -9,10 +9,11 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-# Okabe-Ito colours: told apart by colour-blind readers, and in print by their lightness.
+# Streams and settings share no colour. Seven colours of Okabe-Ito and Tol and the grey of the controls, told apart
+# also by colour-blind readers (brown for a fourth setting: a pink is that grey to many of them).
 STREAM_COLOURS = {"dino": "#0072B2", "clip_img": "#E69F00", "clip_txt": "#009E73"}
 STREAM_NAMES = {"dino": "DINO", "clip_img": "CLIP image", "clip_txt": "CLIP text"}
-SETTING_COLOURS = {"global_lambda1": "#D55E00", "global_lambda0": "#E69F00", "local_lambda1": "#0072B2",
+SETTING_COLOURS = {"global_lambda1": "#D55E00", "global_lambda0": "#661100", "local_lambda1": "#332288",
                    "local_lambda0": "#56B4E9"}
 SETTING_NAMES = {"global_lambda1": "Global, λ=1", "global_lambda0": "Global, λ=0", "local_lambda1": "Local, λ=1",
                  "local_lambda0": "Local, λ=0"}
@@ -50,11 +51,16 @@ def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (out * 255).astype(np.uint8)
 
 
+def seed_dots(ax: Axes, x: float | Sequence[float], seeds: Sequence[float], size: float = 14) -> None:
+    """One dot a seed, seen on bars of any colour; x: one place for all, or one each."""
+    ax.scatter(np.broadcast_to(x, len(seeds)), seeds, s=size, color="white", edgecolor="black", linewidth=.8, zorder=4)
+
+
 def settings_bars(ax: Axes, values: Mapping[str, Sequence[float]], control: Mapping[str, float] | None = None) -> Axes:
     """One bar a setting: the mean over seeds with every seed as a dot; ``control`` as a grey line across its bar."""
     for i, (setting, seeds) in enumerate(values.items()):
         ax.bar(i, np.mean(seeds), width=0.66, color=SETTING_COLOURS[setting], alpha=0.85, zorder=2)
-        ax.scatter(np.full(len(seeds), i) + np.linspace(-.12, .12, len(seeds)), seeds, s=14, color="black", zorder=4)
+        seed_dots(ax, i + np.linspace(-.12, .12, len(seeds)), seeds)
         if control is not None:
             ax.hlines(control[setting], i - .4, i + .4, color=CONTROL_COLOUR, linewidth=2.5, zorder=3,
                       label="control" if i == 0 else None)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .ablations import along
-from .plots import CONTROL_COLOUR, SETTING_COLOURS
+from .plots import CONTROL_COLOUR, SETTING_COLOURS, seed_dots
 from .profiles import Profile
 
 GATE_COLOURS = {"global": SETTING_COLOURS["global_lambda1"], "local": SETTING_COLOURS["local_lambda1"]}
@@ -62,8 +62,10 @@ def difference_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -
     place = {x: i for i, x in enumerate(sorted(gap.x.unique()))}
     band = gap.groupby("x").gap.agg(["mean", "min", "max"])
     at, error = [place[x] for x in band.index], np.array([band["mean"] - band["min"], band["max"] - band["mean"]])
-    ax.errorbar(at, band["mean"], error, color=GATE_COLOURS["global"], marker="o", capsize=4, linewidth=1.8)
-    ax.scatter(gap.x.map(place), gap.gap, s=12, color="black", zorder=3)
+    ax.errorbar(at, band["mean"], error, color="black", marker="D", markersize=5, capsize=4, linewidth=1.8,
+                label="Global minus Local: mean over seeds, lowest to highest")
+    seed_dots(ax, gap.x.map(place), gap.gap, 16)
+    ax.scatter([], [], s=16, color="white", edgecolor="black", linewidth=.8, label="one seed")
     ax.axhline(0, color="black", linewidth=1)
     return _knob_axis(ax, list(place), parameter, own)
 

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .alignment_report import by_setting, pick
-from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES, settings_bars
+from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES, seed_dots, settings_bars
 from .taxonomy import Taxonomy
 
-PATTERN_COLOURS = {"all alive": "#0072B2", "2 of 3": "#E69F00", "1 of 3": "#F0E442", "all dead": "#BDBDBD"}
+PATTERN_COLOURS = {"all alive": "#404040", "2 of 3": "#8F8F8F", "1 of 3": "#CFCFCF", "all dead": "#FFFFFF"}
 MARKERS = ("D", "s", "v", "^")                    # one a control
 
 
@@ -73,13 +73,16 @@ def _shown_children(taxonomy: Taxonomy, label: str, level: int, depth: int, most
 
 
 def latent_counts(ax: Axes, counts: Mapping[str, np.ndarray], buckets: Sequence[str], most: int = 10) -> Axes:
-    """Label counts of one latent, {stream: [buckets]}, as bars side by side; the `most` frequent buckets."""
+    """Label counts of one latent, {stream: [buckets]}, as bars side by side; the `most` frequent buckets, as the title
+    says where there are more."""
     order = np.argsort(-sum(counts.values()), kind="stable")[:most]
     width = .8 / len(counts)
     for i, (stream, values) in enumerate(counts.items()):
         ax.bar(np.arange(len(order)) + (i - (len(counts) - 1) / 2) * width, values[order], width,
                color=STREAM_COLOURS[stream], label=STREAM_NAMES[stream])
     ax.set_xticks(range(len(order)), [buckets[i] for i in order], rotation=25, ha="right")
+    if len(buckets) > most:
+        ax.set_title(f"the {most} largest of {len(buckets)} groups", loc="right", fontsize=9, fontweight="normal")
     ax.set_ylabel("samples $n_{l,s}[c]$")
     ax.grid(axis="x", visible=False)
     ax.legend()
@@ -132,7 +135,7 @@ def retrieval_by_direction(ax: Axes, table: pd.DataFrame, column: str = "recall_
         if kind == "trained":
             ax.bar(x, rows[column].mean(), .18, color=SETTING_COLOURS[setting], alpha=.85, zorder=2,
                    label=SETTING_NAMES[setting] if first else None)
-            ax.scatter(np.full(len(rows), x), rows[column], s=8, color="black", zorder=4)
+            seed_dots(ax, x, rows[column], 9)
         else:
             ax.scatter(x, rows[column], marker=marks[kind], s=22, color="#C8C8C8", edgecolor="#404040", linewidth=.8,
                        zorder=5, clip_on=False, label=kind if first and setting == settings[0] else None)
@@ -148,10 +151,12 @@ def pattern_bars(ax: Axes, table: pd.DataFrame) -> Axes:
     for pattern, colour in PATTERN_COLOURS.items():
         for i, (setting, shares) in enumerate(by_setting(table, "share", pattern=pattern).items()):
             share, below = float(np.mean(shares)), bottom.get(setting, 0.)
-            ax.bar(i, share, .7, bottom=below, color=colour, label=pattern if i == 0 else None)
+            ax.bar(i, share, .7, bottom=below, color=colour, edgecolor="#404040", linewidth=.8,
+                   hatch="//" if pattern == "all dead" else None, label=pattern if i == 0 else None)
             if share >= .04:
                 ax.text(i, below + share / 2, f"{share:.0%}", ha="center", va="center", fontsize=8,
-                        color="white" if pattern == "all alive" else "black")
+                        color="white" if pattern == "all alive" else "black",
+                        bbox=dict(facecolor="white", edgecolor="none", pad=1) if pattern == "all dead" else None)
             bottom[setting] = below + share
     ax.set_xticks(range(len(bottom)), [SETTING_NAMES[s] for s in bottom], rotation=20, ha="right")
     ax.set(ylabel="share of latents", ylim=(0, 1.001))

@@ -10,23 +10,25 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from PIL import Image, ImageOps
 
 from .attribution import Word
 from .concepts import FoundLatent
 from .extraction import PairedDataset
-from .heatmap_methods import CAPTION, NAMED, SUM
+from .heatmap_methods import CAPTION, CAPTION_SUM, NAMED, SUM
 from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, pictures
 from .store import FeatureStore
 
 HEAT = plt.get_cmap("inferno")
 GAMMA, SIDE = .5, 96                              # of the heat's scale; pixels of a thumbnail
-SIDES = plt.get_cmap("PuOr_r")                    # target against other
-REFERENCE_COLOUR = "#CC79A7"
-SHAPES = {CAPTION: "o", SUM: "^", NAMED: "v"}
+SIDES = plt.get_cmap("BrBG")                      # target against other, in colours that no heatmap has
+REFERENCE_COLOUR = "#882255"
+SHAPES = {CAPTION: "o", SUM: "^", NAMED: "v", CAPTION_SUM: "P"}
 LEGEND = {"control": "controls", "reference": "patch classifier, trained on masks"}
 MARKS = {"baseline": ("black", "s"), "control": (CONTROL_COLOUR, "D"), "reference": (REFERENCE_COLOUR, "*")}
 
@@ -41,7 +43,7 @@ def overlay(image: Image.Image, heat: np.ndarray, top: float) -> np.ndarray:
 
 
 def difference_overlay(image: Image.Image, heat: np.ndarray, top: float) -> np.ndarray:
-    """The same for signed heat: orange speaks for the target, purple for the other. uint8 [H, W, 3]."""
+    """The same for signed heat: green speaks for the target, brown for the other. uint8 [H, W, 3]."""
     grey = np.asarray(image.convert("L"), np.float32)[..., None] / 255
     share = np.clip(_resized(heat, grey.shape[:2]) / max(top, 1e-30), -1, 1)
     weight = .9 * np.abs(share)[..., None]
@@ -91,12 +93,22 @@ def row_label(ax: Axes, label: str, colour: str = "black") -> None:
 
 def heat_scale(fig: Figure, axes, label: str = "relevance, share of the row's maximum") -> None:
     """One slim colour bar for all overlays."""
-    bar = fig.colorbar(ScalarMappable(PowerNorm(GAMMA, 0, 1), HEAT), ax=axes, shrink=.5, aspect=30, pad=.015,
-                       ticks=[0, .1, .25, .5, 1])
+    _slim_bar(fig, axes, ScalarMappable(PowerNorm(GAMMA, 0, 1), HEAT), [0, .1, .25, .5, 1], label)
+
+
+def sides_scale(fig: Figure, axes, first: str, second: str, label: str = "share of each map's maximum") -> None:
+    """The colour bar of `difference_overlay`, with what speaks for the `first` on top."""
+    bar = _slim_bar(fig, axes, ScalarMappable(Normalize(-1, 1), SIDES), [-1, 0, 1], label)
+    bar.ax.set_yticklabels([f"1 {second}", "0", f"1 {first}"])
+
+
+def _slim_bar(fig: Figure, axes, mapped: ScalarMappable, ticks: Sequence[float], label: str) -> Colorbar:
+    bar = fig.colorbar(mapped, ax=axes, shrink=.5, aspect=30, pad=.015, ticks=ticks)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7, length=0)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
+    return bar
 
 
 def coloured_words(ax: Axes, lines: Sequence[tuple[Sequence[Word], np.ndarray]], width: int = 70,
@@ -160,7 +172,7 @@ def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named:
     """Latents per class in any stream (open) and in every stream (full) against the share of samples that show it;
     frequency [n_classes] in the table's order. The classes with most latents are named."""
     ax.scatter(frequency, counts["any"], s=26, facecolor="none", edgecolor=CONTROL_COLOUR, label="in any stream")
-    ax.scatter(frequency, counts["every"], s=20, color="#0072B2", linewidth=0, label="in every stream")
+    ax.scatter(frequency, counts["every"], s=20, color="black", linewidth=0, label="in every stream")
     for label in counts["any"].nlargest(named).index:
         at = frequency[counts.index.get_loc(label)]
         ax.vlines(at, counts["every"][label], counts["any"][label], color="#DDDDDD", lw=1, zorder=0)
@@ -196,6 +208,15 @@ def not_measurable(ax: Axes) -> Axes:
     ax.text(.5, .5, "not measurable", transform=ax.transAxes, ha="center", va="center", color=CONTROL_COLOUR)
     ax.set(xticks=[], yticks=[])
     return ax
+
+
+def method_key() -> list[Line2D]:
+    """Legend entries for `scores_by_method`."""
+    looks = [(f"SPARC, {STREAM_NAMES[s]}", STREAM_COLOURS[s], "o") for s in ("dino", "clip_img")]
+    looks += [(LEGEND.get(group, group), *MARKS[group]) for group in ("baseline", "control", "reference")]
+    looks += [("mean over seeds", "#404040", "|")]
+    return [Line2D([], [], color=colour, marker=mark, linestyle="none", markersize=9 if mark in "*|" else 6, label=name)
+            for name, colour, mark in looks]
 
 
 def target_against_other(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Axes:

@@ -14,11 +14,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from . import paths
 from .extraction import PairedDataset
 from .instances import class_mask, instance_masks
-from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, outlined
+from .plots import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, outlined, seed_dots
 from .scenes import MiniWorldDataset, Scene
 from .taxonomy_file import display_names
 
-CODING_COLOURS = {"joint": "#D55E00", "independent": "#56B4E9"}
+CODINGS = ("joint", "independent")
 INK = "#333333"
 _HEIGHTS = {"dino": 2.0, "clip_img": 1.0, "clip_txt": 0.0}              # one lane of the diagram per stream
 _SEES = {"dino": "image", "clip_img": "image", "clip_txt": "caption"}
@@ -201,17 +201,17 @@ def noise_control(axes: Sequence[Axes], results: pd.DataFrame, chance: float) ->
 
     ``results``: one row a seed and coding, with the columns coding, jaccard, null and recall.
     """
-    for i, (coding, colour) in enumerate(CODING_COLOURS.items()):
+    for i, coding in enumerate(CODINGS):
         seeds = results[results.coding == coding]
-        for ax, column, x, shade in ((axes[0], "jaccard", i - .19, colour), (axes[0], "null", i + .19, CONTROL_COLOUR),
-                                     (axes[1], "recall", i, colour)):
+        for ax, column, x, shade in ((axes[0], "jaccard", i - .19, INK), (axes[0], "null", i + .19, CONTROL_COLOUR),
+                                     (axes[1], "recall", i, INK)):
             mean, label = seeds[column].mean(), "labels shuffled" if column == "null" and i else None
             ax.bar(x, mean, width=.36, color=shade, zorder=2, label=label)
-            ax.scatter(np.full(len(seeds), x), seeds[column], s=12, color="black", zorder=4)
+            seed_dots(ax, x, seeds[column])
             ax.text(x, mean + .03, f"{mean:.2f}" if mean >= .01 else f"{mean:.4f}", ha="center", fontsize=9)
     axes[1].axhline(chance, color=CONTROL_COLOUR, linewidth=2, label=f"chance, {chance:.4f}")
     for ax, label in zip(axes, ("Jaccard, mean over latents", "R@1, text to image"), strict=True):
-        ax.set_xticks(range(len(CODING_COLOURS)), [f"{coding} codes" for coding in CODING_COLOURS])
+        ax.set_xticks(range(len(CODINGS)), [f"{coding} codes" for coding in CODINGS])
         ax.set(xlim=(-.6, 1.6), ylim=(0, 1.22), yticks=np.linspace(0, 1, 6), ylabel=label)
         ax.grid(axis="x", visible=False)
         ax.legend(loc="upper right", fontsize=9)

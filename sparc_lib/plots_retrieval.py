@@ -6,12 +6,13 @@ from typing import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
-from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES
+from .plots import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES, seed_dots
 from .retrieval import RetrievalMetrics
 from .retrieval_report import CODES, CROSS, OWN, RAW
 
-KIND_COLOURS = {RAW: "#4D4D4D", CODES: "#D55E00", OWN: "#56B4E9", CROSS: "#0072B2"}
+KIND_COLOURS = {RAW: "black", CODES: "#6E6E6E", OWN: "#ABABAB", CROSS: "#DBDBDB"}       # colour is for streams and settings
 KIND_NAMES = {RAW: "raw features", CODES: "codes", OWN: "own reconstruction", CROSS: "cross-reconstruction"}
 PROTOCOL_NAMES = {"pairs": "pairs,\none positive", "captions": "every caption,\nall positives",
                   "joined": "captions joined,\none text an image"}
@@ -43,14 +44,10 @@ def protocol_bars(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Ax
             x = j + (i - (len(kinds) - 1) / 2) * .26
             ax.bar(x, seeds.mean(), .24, color=KIND_COLOURS[kind], zorder=2, label=KIND_NAMES[kind] if not j else None)
             if len(seeds) > 1:
-                _dots(ax, x, seeds)
+                seed_dots(ax, x, seeds, 11)
     ax.set_xticks(range(len(PROTOCOL_NAMES)), PROTOCOL_NAMES.values())
     ax.grid(axis="x", visible=False)
     return ax
-
-
-def _dots(ax: Axes, x: float, seeds: pd.Series) -> None:
-    ax.scatter(np.full(len(seeds), x), seeds, s=11, color="white", edgecolor="black", linewidth=.7, zorder=4)
 
 
 def score_matrix(ax: Axes, mean: pd.DataFrame, spread: pd.DataFrame, top: float, groups: Sequence[int] = (),
@@ -88,9 +85,10 @@ def downstream_bars(ax: Axes, table: pd.DataFrame, stream: str, order: Sequence[
     for i, (kind, target) in enumerate(order):
         seeds = table[(table.kind == kind) & (table.source == stream) & (table.target == target)].mean_ap
         ax.bar(i, seeds.mean(), .7, color=KIND_COLOURS[kind], zorder=2)
-        _dots(ax, i, seeds)
+        seed_dots(ax, i, seeds, 11)
         if (kind, target) in controls:
             ax.hlines(controls[kind, target], i - .4, i + .4, color=CONTROL_COLOUR, lw=2.5, zorder=3,
+                      path_effects=[withStroke(linewidth=4.5, foreground="white")],
                       label="random-weight encoders" if i == 0 else None)
     names = {RAW: "raw", CODES: "codes", OWN: "rebuilt:\nitself"}
     ax.set_xticks(range(len(order)), [names.get(kind) or f"rebuilt:\n{STREAM_NAMES[target]}" for kind, target in order],
@@ -110,7 +108,7 @@ def own_reconstruction(ax: Axes, table: pd.DataFrame, column: str = "recall_1") 
         if model == "trained":
             ax.bar(x, rows[column].mean(), .18, color=SETTING_COLOURS[setting], alpha=.85, zorder=2,
                    label=SETTING_NAMES[setting] if first else None)
-            ax.scatter(np.full(len(rows), x), rows[column], s=8, color="black", zorder=4)
+            seed_dots(ax, x, rows[column], 9)
         elif model == "untrained":
             ax.hlines(rows[column], at - .42, at + .42, color=CONTROL_COLOUR, lw=2.2, zorder=3,
                       label="untrained SPARC" if first else None)

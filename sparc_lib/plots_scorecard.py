@@ -40,10 +40,16 @@ def verdict_chart(ax: Axes, card: Scorecard) -> Axes:
     for verdict, (marker, colour, fill) in LOOKS.items():
         ax.plot([], [], marker, markersize=11, color=colour, fillstyle=fill, markerfacecoloralt="white",
                 markeredgewidth=1.6, linestyle="none", label=f"{verdict} ({card.counts()[verdict]})")
+    for label, holds in (("test holds", True), ("test fails", False), ("test not measured", None)):
+        ax.plot([], [], linestyle="none", label=label, **_look(holds))
     return ax
 
 
 def _outcomes(ax: Axes, start: float, y: float, outcomes: list[Outcome]) -> None:
     for i, outcome in enumerate(outcomes):
-        marker, face = ("_", "none") if outcome.holds is None else ("s", "black" if outcome.holds else "white")
-        ax.plot(start + .12 + i * .55, y, marker, markersize=8, color="black", markerfacecolor=face)
+        ax.plot(start + .12 + i * .55, y, **_look(outcome.holds))
+
+
+def _look(holds: bool | None) -> dict:
+    marker, face = ("_", "none") if holds is None else ("s", "black" if holds else "white")
+    return dict(marker=marker, markersize=8, color="black", markerfacecolor=face)

@@ -46,11 +46,13 @@ def curves(ax: Axes, history: pd.DataFrame, term: str, stream: str | None = None
     return ax
 
 
-def reconstruction(ax: Axes, scores: pd.DataFrame, metric: str, kind: str, coding: str, mean_predictor: float) -> Axes:
+def reconstruction(ax: Axes, scores: pd.DataFrame, metric: str, kind: str, coding: str, mean_predictor: float,
+                   random_mean: float) -> Axes:
     """Bars of one metric, all streams averaged: settings with their seeds, then a SPARC on random encoders, in grey.
 
     scores: tidy (run, setting, seed, coding, metric, kind, source, target, value), run one of "trained",
-    "untrained" (grey line across each bar) and "random encoders". ``mean_predictor``: dashed line.
+    "untrained" (grey line across each bar) and "random encoders". Dashed: what predicting the mean scores, as a line
+    across the settings (``mean_predictor``) and as a tick on the bar of the random encoders (``random_mean``).
     """
     rows = scores[(scores.metric == metric) & (scores.kind == kind) & (scores.coding == coding)]
     by_seed = rows.groupby(["run", "setting", "seed"], sort=False).value.mean()
@@ -61,7 +63,9 @@ def reconstruction(ax: Axes, scores: pd.DataFrame, metric: str, kind: str, codin
             line.set_label("untrained model")
     at = len(trained)
     ax.bar(at, by_seed["random encoders"].mean(), width=.66, color=CONTROL_COLOUR, alpha=.6, zorder=2)
-    ax.axhline(mean_predictor, color="black", linestyle="--", linewidth=1.2, label="mean predictor")
+    for level, left, right in ((mean_predictor, -.5, at - .5), (random_mean, at - .42, at + .42)):
+        ax.hlines(level, left, right, color="black", linestyle=(0, (3, 1.5)), linewidth=1.3, zorder=3,
+                  label="mean predictor" if right < at else None)
     names = [SETTING_NAMES[s] for s in trained] + ["random encoders"]
     ax.set_xticks(range(at + 1), names, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_title(f"{kind}, {coding} coding")
@@ -69,12 +73,12 @@ def reconstruction(ax: Axes, scores: pd.DataFrame, metric: str, kind: str, codin
 
 
 def gradient_bars(ax: Axes, norms: pd.DataFrame) -> Axes:
-    """Gradient norms, a group of bars per row (parameter), a bar per column (case); the first column in grey."""
-    colours = (CONTROL_COLOUR, SETTING_COLOURS["global_lambda1"])
+    """Gradient norms, a group of bars per row (parameter), a bar per column (case): the first black, the second hatched."""
+    looks = dict(color="black"), dict(facecolor="white", edgecolor="black", hatch="///")
     width = .8 / norms.shape[1]
     for j, case in enumerate(norms):
         at = np.arange(len(norms)) + (j - (norms.shape[1] - 1) / 2) * width
-        bars = ax.bar(at, norms[case], width=width * .94, color=colours[j], label=case)
+        bars = ax.bar(at, norms[case], width=width * .94, label=case, **looks[j])
         ax.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=2)
     ax.set_xticks(range(len(norms)), norms.index)
     ax.set_ylabel("norm of the gradient of AuxK")

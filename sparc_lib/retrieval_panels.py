@@ -14,7 +14,7 @@ from .extraction import PairedDataset
 from .plots import CONTROL_COLOUR
 from .store import FeatureStore
 
-HIT, SIDE = "#009E73", 96                         # frame and text of a hit; pixels of a thumbnail
+HIT, SIDE = "black", 96                           # frame and text of a hit; pixels of a thumbnail
 
 
 class Answer(NamedTuple):
@@ -88,6 +88,6 @@ def _pictures(ax: Axes, images: Sequence[np.ndarray], shown: Sequence[Answer], g
 def _captions(ax: Axes, store: FeatureStore, shown: Sequence[Answer]) -> None:
     _blank(ax)
     for i, answer in enumerate(shown):
-        text = textwrap.fill(store.captions[answer.row], 92, max_lines=2, placeholder=" ...", subsequent_indent="   ")
-        ax.text(0, .98 - i / len(shown), ("✓ " if answer.hit else "· ") + text, va="top", fontsize=7.2,
+        text = textwrap.fill(store.captions[answer.row], 84, max_lines=2, placeholder=" ...", subsequent_indent="   ")
+        ax.text(0, .98 - i / len(shown), ("✓ " if answer.hit else "· ") + text, va="top", fontsize=9,
                 color=HIT if answer.hit else "black", fontweight="bold" if answer.hit else "normal")

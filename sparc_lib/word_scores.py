@@ -12,6 +12,7 @@ from .attribution import (Word, encode_traces, latent_target, match_target, simi
                           trace_pairs, word_relevance, words_of)
 from .encoders import ClipEncoder, DinoEncoder
 from .heatmap_methods import BATCH, CAPTION, RAW, SIMILARITY, SUM, Guide
+from .heatmap_report import RESAMPLES, Interval
 from .segmentation import AnnotatedImages
 
 MATCH_DINO, MATCH_CLIP = f"{CAPTION} · DINO", f"{CAPTION} · CLIP image"
@@ -54,6 +55,19 @@ def word_scores(data: AnnotatedImages, captions: Sequence[str], pair: tuple[Dino
                 weights = word_relevance(words[region.image], row)
                 rows.append(WordRow(target, region.image, region.concept, *_found(weights, places), 1 / len(weights)))
     return pd.DataFrame(rows, columns=WordRow._fields)
+
+
+def hit_difference(table: pd.DataFrame, ours: str, control: str, generator: np.random.Generator) -> Interval:
+    """Share of hits for the target `ours` minus that for `control`, with its interval over resampled captions.
+
+    table: of `word_scores`. A caption that names several classes is drawn with all of them.
+    """
+    hits = [table[table.target == target].hit.to_numpy() for target in (ours, control)]
+    image = table[table.target == ours].image.to_numpy()
+    of_caption = pd.DataFrame({"sum": hits[0] - hits[1], "n": 1.}).groupby(image).sum().to_numpy()
+    drawn = of_caption[generator.integers(len(of_caption), size=(RESAMPLES, len(of_caption)))].sum(1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (.025, .975))
+    return Interval(float((hits[0] - hits[1]).mean()), float(low), float(high))
 
 
 def _relevances(guide: Guide, traces, concepts: Tensor) -> dict[str, Tensor]:

@@ -90,3 +90,10 @@ def test_sizes_must_fit(world):
     codes, labels, _ = world
     with pytest.raises(ValueError, match="do not fit"):
         concept_names(codes, labels[:10], CLASSES)
+
+
+def test_stop_words_tell_nothing():
+    """Said only where the latent fires: "cat", and "with", which means nothing; said nearly everywhere: "picture"."""
+    captions = ["a picture with a cat"] * 20 + ["a picture of a dog"] * 20 + ["a dog"] * 10
+    column = sp.csr_matrix((np.arange(50) < 20)[:, None].astype(float))
+    assert telling_words(column, captions) == ["cat"]

@@ -14,7 +14,7 @@ from sparc_lib.heatmap_report import KEYS, SCORES, HeatmapReport, _score, paired
 from sparc_lib.paths import WEIGHTS
 from sparc_lib.scenes import MiniWorldDataset
 from sparc_lib.segmentation import miniworld_regions, pixel_ap
-from sparc_lib.word_scores import word_scores
+from sparc_lib.word_scores import hit_difference, word_scores
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,16 @@ def test_word_scores_count_captions_that_name_the_class(pair, data):
     assert rows[["hit", "share"]].stack().between(0, 1).all() and (rows.share[rows.target == RAW] > 0).all()
     one = rows[rows.target == SIMILARITY].iloc[0]
     assert one.chance == pytest.approx(1 / (len(captions[one.image].split()) + 1))       # the full stop is a word
+
+
+def test_hits_are_compared_caption_by_caption():
+    """Better by one hit in each of ten captions, one of which names two classes."""
+    image = [*range(10), 9]
+    table = pd.concat([pd.DataFrame({"target": target, "image": image, "hit": hit}) for target, hit in (("a", 1.), ("b", 0.))])
+    assert hit_difference(table, "a", "b", np.random.default_rng(0)) == (1, 1, 1)
+    table.loc[(table.target == "b") & (table.image < 5), "hit"] = 1.
+    mean, low, high = hit_difference(table, "a", "b", np.random.default_rng(0))
+    assert mean == pytest.approx(6 / 11) and 0 < low < mean < high < 1
 
 
 def test_prompts():

@@ -3,7 +3,10 @@ import json
 
 import matplotlib.pyplot as plt
 
-from sparc_lib.plots_alignment import tree, tree_panels
+from sparc_lib.plots import CONTROL_COLOUR, SETTING_COLOURS, STREAM_COLOURS
+from sparc_lib.plots_alignment import PATTERN_COLOURS, tree, tree_panels
+from sparc_lib.plots_attribution import REFERENCE_COLOUR
+from sparc_lib.plots_retrieval import KIND_COLOURS
 from sparc_lib.scenes import MiniWorldDataset
 from sparc_lib.taxonomy import Taxonomy, read_class_descriptions
 from sparc_lib.taxonomy_file import display_names, hierarchy
@@ -37,3 +40,9 @@ def test_the_miniature_world_is_shown_whole():
     words = {text for one in shown for text, _ in one}
     assert words == {display_names()[node] for node, depth in taxonomy.graph.nodes(data="depth") if depth}
     assert sorted(b for p in panels for b in p) == sorted(n for n, d in taxonomy.graph.nodes(data="depth") if d == 1)
+
+
+def test_no_colour_means_a_stream_and_a_setting():
+    colours = [*STREAM_COLOURS.values(), *SETTING_COLOURS.values(), CONTROL_COLOUR]
+    assert len(set(colours)) == len(colours)
+    assert not set(colours) & {*PATTERN_COLOURS.values(), *KIND_COLOURS.values(), REFERENCE_COLOUR}

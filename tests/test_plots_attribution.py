@@ -30,7 +30,7 @@ def test_overlay_glows_where_the_heat_is_and_nowhere_else():
     assert np.ptp(picture[:, :56], axis=(0, 1)).max() == 0
     assert np.array_equal(overlay(image, heat * 2, 2), picture)                 # one scale: only the share counts
     signed = difference_overlay(image, np.where(heat > 0, 1, -1) * .5, 1).astype(int)
-    assert signed[50, -1, 0] > signed[50, -1, 2] and signed[50, 0, 2] > signed[50, 0, 0]
+    assert signed[50, -1, 1] > signed[50, -1, 0] and signed[50, 0, 0] > signed[50, 0, 1]
 
 
 def test_rows_share_a_scale_and_say_when_empty():
