@@ -96,7 +96,7 @@ def heat_scale(fig: Figure, axes, label: str = "relevance, share of the row's ma
     _slim_bar(fig, axes, ScalarMappable(PowerNorm(GAMMA, 0, 1), HEAT), [0, .1, .25, .5, 1], label)
 
 
-def sides_scale(fig: Figure, axes, first: str, second: str, label: str = "share of each map's maximum") -> None:
+def sides_scale(fig: Figure, axes, first: str, second: str, label: str = "share of the scene's largest difference") -> None:
     """The colour bar of `difference_overlay`, with what speaks for the `first` on top."""
     bar = _slim_bar(fig, axes, ScalarMappable(Normalize(-1, 1), SIDES), [-1, 0, 1], label)
     bar.ax.set_yticklabels([f"1 {second}", "0", f"1 {first}"])
