@@ -32,8 +32,9 @@ def verdict_chart(ax: Axes, card: Scorecard) -> Axes:
         names.append(claim.name)
     for x, title in ((0, "verdict"), (FIRST_CONDITION, "conditions"), (FIRST_CONTROL, "controls")):
         ax.text(x, .2, title, ha="center" if x == 0 else "left", va="center", fontsize=9.5)
+    right = FIRST_CONTROL + .4 + .55 * max(len(judged.controls) for judged in card.judgements)
     ax.set_yticks(places, names)
-    ax.set(ylim=(y + .8, -.4), xlim=(-.4, 6), xticks=[])
+    ax.set(ylim=(y + .8, -.4), xlim=(-.4, right), xticks=[])
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
