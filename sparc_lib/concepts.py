@@ -9,7 +9,6 @@ from typing import Mapping, NamedTuple, Sequence
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from .gallery import strongest
@@ -175,4 +174,5 @@ def telling_words(column: sp.csr_matrix, captions: Sequence[str], background: Co
 
     telling = {word: log_odds(word) for word, count in inside.items() if count >= max(1, n / 5)
                and word not in ENGLISH_STOP_WORDS and everywhere[word] <= len(captions) / 2}
-    return [word for word in sorted(telling, key=telling.get, reverse=True) if telling[word][0] > 2 * telling[word][1]][:most]
+    strongest_first = sorted(telling, key=lambda word: (-telling[word][0], word))        # ties by name, in every process
+    return [word for word in strongest_first if telling[word][0] > 2 * telling[word][1]][:most]

@@ -1,4 +1,8 @@
 """Names of latents against a direct reading of the definition; the search finds planted concepts."""
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -97,3 +101,13 @@ def test_stop_words_tell_nothing():
     captions = ["a picture with a cat"] * 20 + ["a picture of a dog"] * 20 + ["a dog"] * 10
     column = sp.csr_matrix((np.arange(50) < 20)[:, None].astype(float))
     assert telling_words(column, captions) == ["cat"]
+
+
+def test_words_that_tie_come_in_the_same_order_in_every_process():
+    """Sets of words are walked in an order that differs between processes; the result must not."""
+    code = ("import scipy.sparse as sp; from sparc_lib.concepts import telling_words;"
+            "captions = ['ox ant elk bee'] * 20 + ['river stone'] * 60;"
+            "print(telling_words(sp.csc_matrix([[1.]] * 20 + [[0.]] * 60), captions))")
+    said = {subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": str(seed)}, text=True,
+                           capture_output=True, check=True).stdout for seed in range(3)}
+    assert said == {"['ant', 'bee', 'elk', 'ox']\n"}
