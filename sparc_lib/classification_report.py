@@ -29,14 +29,16 @@ class Case(NamedTuple):
     target: str
 
 
-def classification_table(profile: Profile, spec: ClassifierSpec = ClassifierSpec(),
+def classification_table(profile: Profile, spec: ClassifierSpec | None = None,
                          progress: bool = True, n_jobs: int | None = None) -> pd.DataFrame:
     """`Case`s with mean_ap and chance, fitted on train and scored on test pairs; computed on first use.
 
     Independent codes throughout. The codes of the first setting have every seed, raw features too (of the classifier).
     For the first seed there are the reconstructions of the first setting, the codes of the other settings, of an
-    untrained model and of random-weight encoders, and the raw features of these. n_jobs: as in `parallel.each`.
+    untrained model and of random-weight encoders, and the raw features of these. spec: without one, the usual with
+    the profile's least number of steps. n_jobs: as in `parallel.each`.
     """
+    spec = spec or ClassifierSpec(min_steps=profile.evaluation.classifier_steps)
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 

@@ -14,13 +14,17 @@ def each(function: Callable, tasks: Iterable[tuple], label: str, n_jobs: int | N
          progress: bool = True) -> list[Any]:
     """[function(*task) for task in tasks], in that order, with a bar.
 
-    n_jobs: processes; None takes one per core, or one alone where there is a GPU for the tasks to use. With 1 the
-    tasks run here. `function`, tasks and results must pickle.
+    n_jobs: processes; None takes `usual_jobs`. With 1 the tasks run here. `function`, tasks and results must pickle.
     """
     tasks = list(tasks)
-    n_jobs = min(n_jobs or (1 if torch.cuda.is_available() else cpu_count()), len(tasks)) or 1
+    n_jobs = min(n_jobs or usual_jobs(), len(tasks)) or 1
     results = Parallel(n_jobs, return_as="generator")(delayed(_alone)(function, task, n_jobs > 1) for task in tasks)
     return list(tqdm(results, total=len(tasks), desc=label, disable=not progress))
+
+
+def usual_jobs() -> int:
+    """One process a core, or one alone where there is a GPU for the tasks to use."""
+    return 1 if torch.cuda.is_available() else cpu_count()
 
 
 def _alone(function: Callable, task: tuple, in_a_worker: bool) -> Any:

@@ -25,7 +25,7 @@ def style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False,
                          "axes.titlesize": "medium", "axes.titleweight": "bold", "axes.titlelocation": "left",
-                         "legend.frameon": False, "figure.constrained_layout.use": True, "pdf.fonttype": 42})
+                         "legend.frameon": False, "axes.titley": 1.0, "figure.constrained_layout.use": True})
 
 
 def pictures(ax: Axes, images: Sequence[np.ndarray], columns: int, gap: int = 4) -> Axes:

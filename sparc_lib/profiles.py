@@ -95,6 +95,7 @@ class EvaluationSpec:
     probe_min_positives: int          # a class needs more than this many
     null_repeats: int                 # label permutations behind every chance level
     heatmap_images: int
+    classifier_steps: int = 150       # the least that a downstream classifier is trained
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class Profile:
     seeds: tuple[int, ...]
     evaluation: EvaluationSpec
     ablations: AblationSpec
+    notebooks_at_once: int = 1        # that run_all.sh runs side by side
+    drafts: bool = False              # figures to look at, not to print: their PDFs are made faster
 
     def sparc_for(self, setting: Setting | str) -> SparcSpec:
         """The training specification of one headline setting, given itself or its name."""
@@ -209,7 +212,9 @@ def _validate(profile: Profile, stem: str) -> None:
                 "sparc.epochs": sparc.epochs, "sparc.learning_rate": sparc.learning_rate,
                 "sparc.dead_after": sparc.dead_after, "sparc.redraw_every": sparc.redraw_every,
                 "evaluation.retrieval_pool": evaluation.retrieval_pool, "evaluation.top_n": evaluation.top_n,
-                "evaluation.heatmap_images": evaluation.heatmap_images, "ablations.epochs": sweep.epochs,
+                "evaluation.heatmap_images": evaluation.heatmap_images,
+                "evaluation.classifier_steps": evaluation.classifier_steps,
+                "notebooks_at_once": profile.notebooks_at_once, "ablations.epochs": sweep.epochs,
                 "ablations.test_samples": sweep.test_samples, "ablations.k": min(sweep.k)}
     for field, value in positive.items():
         if value is not None and not value > 0:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from . import paths
+from .profiles import load_profile
 
 if TYPE_CHECKING:
     import pandas
@@ -70,14 +71,24 @@ def save_stamp(provenance: Provenance, notebook: str) -> Path:
 
 
 def save_figure(fig: "Figure", profile: str, name: str) -> Path:
-    """Write `figures/<profile>/<name>.png` and `.pdf`; returns the PNG. name: "02_loss_curves"."""
+    """Write `figures/<profile>/<name>.png` and `.pdf`; returns the PNG. name: "02_loss_curves".
+
+    The layout is solved once and kept: what is shown of the figure afterwards is laid out like its files. Letters in
+    the PDF are TrueType, as publishers want them; drafts (a field of profiles) have Type 3, three times as fast.
+    """
+    from matplotlib import rc_context
     folder = paths.figures_dir(profile)
     _check_name(name)
     pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
-    _aside(pdf, lambda aside: fig.savefig(aside, format="pdf", bbox_inches="tight",
-                                          metadata={"CreationDate": None, "Creator": None, "Producer": None}))
-    return _aside(png, lambda aside: fig.savefig(aside, format="png", bbox_inches="tight", dpi=DPI,
-                                                 metadata={"Software": None}))
+    fig.draw_without_rendering()
+    whole = fig.get_tightbbox().padded(0.1)             # inches; "tight" would find it again for every format
+    with rc_context({"pdf.fonttype": 3 if load_profile(profile).drafts else 42, "figure.constrained_layout.use": False}):
+        fig.set_layout_engine(None)
+        _aside(pdf, lambda aside: fig.savefig(aside, format="pdf", bbox_inches=whole,
+                                              metadata={"CreationDate": None, "Creator": None, "Producer": None}))
+    _aside(png, lambda aside: fig.savefig(aside, format="png", bbox_inches=whole, dpi=DPI, metadata={"Software": None}))
+    fig.stale = False                   # drawn already: else pyplot would draw it for nothing before a notebook shows it
+    return png
 
 
 def save_table(table: "pandas.DataFrame | Mapping[str, Any]", profile: str, name: str) -> Path:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sparc_lib import paths
+from sparc_lib.profiles import load_profile
 from sparc_lib.provenance import save_figure, save_stamp, save_table, stamp
 
 
@@ -27,6 +28,29 @@ def test_figures_are_saved_twice_and_are_the_same_on_every_run(figure):
     save_figure(figure, "smoke", "02_loss_curves")
     assert (png.read_bytes(), pdf.read_bytes()) == before
     assert b"CreationDate" not in before[1] and b"Software" not in before[0]
+
+
+def test_letters_in_pdfs_are_truetype_but_in_drafts(figure):
+    """Publishers refuse Type 3 fonts; `drafts` of a profile takes them."""
+    assert load_profile("smoke").drafts and not load_profile("mini").drafts
+    figure.axes[0].set_title("aligned")
+    found = {profile: save_figure(figure, profile, "02_x").with_suffix(".pdf").read_bytes() for profile in ("smoke", "mini")}
+    assert b"/Type3" in found["smoke"] and b"/Type3" not in found["mini"] and b"/CIDFontType2" in found["mini"]
+
+
+def test_a_saved_figure_keeps_its_layout_and_is_whole(figure):
+    """Solved once for all formats; what stands out of the figure's frame is not cut off."""
+    figure.set_layout_engine("constrained")
+    figure.text(1.2, .5, "outside")
+    place = figure.axes[0].get_position()
+    png = save_figure(figure, "smoke", "02_x")
+    assert not figure.stale                                         # pyplot need not draw it again
+    kept = figure.axes[0].get_position()
+    assert kept.y0 > place.y0 + .1                                  # room was made for the tick labels
+    width = plt.imread(png).shape[1] / 150
+    assert width > 2.4                                              # inches; the figure's own width is 2
+    figure.savefig(png)
+    assert figure.axes[0].get_position().bounds == kept.bounds
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_nothing(figure, monkeypatch):
