@@ -11,7 +11,7 @@ import json
 import re
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Iterator, Protocol, Sequence
+from typing import Iterator, Sequence
 
 import open_clip
 import torch
@@ -28,17 +28,6 @@ DINO_FILES = ("config.json", "preprocessor_config.json")
 DINO_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CLIP_FILES = ("open_clip_config.json",)
 CLIP_EXTRAS = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")
-
-
-class Encoder(Protocol):
-    """What extraction needs of an encoder; a text encoder adds `text_features`."""
-    name: str
-    dim: int
-    revision: str
-    fingerprint: str
-
-    def preprocess(self, image: Image.Image) -> Tensor: ...          # -> [3, H, W]
-    def image_features(self, pixels: Tensor) -> Tensor: ...          # [B, 3, H, W] -> [B, dim]
 
 
 class _FrozenEncoder:
