@@ -61,6 +61,6 @@ ENOUGH = {"coco": {"n_train": 160, "n_val": 80, "varied": True}, "openimages": {
 def for_notebooks(raw):
     """The settings and sizes that the notebooks ask for, as small as they can be."""
     raw["sparc"] |= {"batch_size": 64, "epochs": 3, "learning_rate": 1e-3}
-    raw["evaluation"] |= {"probe_min_positives": 5, "heatmap_images": 12, "taxonomy_depths": [0, 1, 2, 5]}
+    raw["evaluation"] |= {"probe_min_positives": 5, "heatmap_images": 12, "taxonomy_depths": [0, 1, 2, 5], "classifier_steps": 20}
     raw["ablations"] |= {"epochs": 1, "cross_weights": [0.0, 0.1, 1.0], "k": [2, 4, 8], "n_latents": [16, 32, 64], "seeds": [0]}
-    return raw
+    return raw | {"notebooks_at_once": 2, "drafts": True}
