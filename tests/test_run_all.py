@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from packaging.specifiers import SpecifierSet
 
 from sparc_lib import paths
 from sparc_lib.profiles import load_profile
@@ -406,6 +408,13 @@ def test_micromamba_is_preferred_to_a_new_venv(bare):
     assert done.returncode == 0, done.stderr
     assert f"env create --prefix {repo}/.conda --file environment.yml" in done.stderr
     assert f"ran {repo}/.conda/bin/python -m sparc_lib.runner" in done.stdout and calls == []
+
+
+def test_every_package_takes_the_oldest_python_promised():
+    """The README and pyproject.toml say 3.11; Debian 12 has 3.11.2."""
+    needs = {found.metadata["Name"]: found.metadata["Requires-Python"] for found in metadata.distributions()}
+    assert len(needs) > 100
+    assert {name: need for name, need in needs.items() if need and not SpecifierSet(need).contains("3.11.0")} == {}
 
 
 # -------------------------------------------------------------------- tests
