@@ -12,6 +12,10 @@ from nbformat import NotebookNode
 from . import paths
 
 
+_TABLE = re.compile(r"\bT_([0-9a-f]{5})(?![0-9a-f])")        # pandas' Styler: T_bf723, T_bf723_row0_col1
+_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")                  # <pandas.io.formats.style.Styler at 0x7fab74125f50>
+
+
 class WriteBackError(ValueError):
     """Outputs that do not belong to the notebook they were meant for."""
 
@@ -32,14 +36,14 @@ def merged(source: NotebookNode, executed: NotebookNode, name: str) -> NotebookN
     ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     if [cell.source for cell in ran] != [cell.source for cell in source.cells]:
         raise WriteBackError(f"{name}: the notebook was edited while it ran; run it again")
-    count = 0
+    count, tables = 0, {}
     for cell, twin in zip(source.cells, ran):
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type != "code":
             continue
         # Progress bars and warnings go to stderr; they tell of the machine and its speed, not of the result.
-        cell.outputs = [_portable(out) for out in twin.outputs if out.get("name") != "stderr"]
+        cell.outputs = [_portable(out, tables) for out in twin.outputs if out.get("name") != "stderr"]
         cell.execution_count = None
         if cell.source.strip():
             count += 1
@@ -53,13 +57,15 @@ def merged(source: NotebookNode, executed: NotebookNode, name: str) -> NotebookN
     return source
 
 
-def _portable(out: NotebookNode) -> NotebookNode:
-    """Replace this machine's folders in an output's text by names that mean something elsewhere."""
+def _portable(out: NotebookNode, tables: dict[str, int]) -> NotebookNode:
+    """Replace what differs elsewhere in an output's text: this machine's folders by names that mean something, the
+    random ids of styled tables by their numbers in the notebook, which `tables` keeps, and addresses by nothing."""
     if "text" in out:
         out.text = _without_paths(out.text)
     for mime, value in out.get("data", {}).items():
         if mime.startswith("text/") and isinstance(value, str):
-            out.data[mime] = _without_paths(value)
+            value = _TABLE.sub(lambda found: f"T_{tables.setdefault(found[1], len(tables) + 1)}", _without_paths(value))
+            out.data[mime] = _ADDRESS.sub("", value)
     out.get("metadata", {}).pop("execution", None)
     return out
 
