@@ -35,10 +35,11 @@ def classification_table(profile: Profile, spec: ClassifierSpec | None = None,
 
     Independent codes throughout. The codes of the first setting have every seed, raw features too (of the classifier).
     For the first seed there are the reconstructions of the first setting, the codes of the other settings, of an
-    untrained model and of random-weight encoders, and the raw features of these. spec: without one, the usual with
-    the profile's least number of steps. n_jobs: as in `parallel.each`.
+    untrained model and of random-weight encoders, and the raw features of these. spec: without one, the usual, with
+    the profile's least number of steps if it names one. n_jobs: as in `parallel.each`.
     """
-    spec = spec or ClassifierSpec(min_steps=profile.evaluation.classifier_steps)
+    steps = profile.evaluation.classifier_steps
+    spec = spec or (ClassifierSpec(min_steps=steps) if steps else ClassifierSpec())
     stores = {(weights, split): features(profile, split, weights, progress)
               for weights in (None, RANDOM) for split in ("train", "test")}
 

@@ -23,10 +23,6 @@ from .provenance import maxrss_mb
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     notebook: Path

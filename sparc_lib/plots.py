@@ -22,6 +22,7 @@ CONTROL_COLOUR = "#8C8C8C"                        # every control and null is gr
 
 def style() -> None:
     """Set the companion's look for all figures of a process."""
+    # titley: titles stand on their axes; without it every draw searches for ticks above them, which no figure here has.
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams.update({"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False,
                          "axes.titlesize": "medium", "axes.titleweight": "bold", "axes.titlelocation": "left",

@@ -95,7 +95,7 @@ class EvaluationSpec:
     probe_min_positives: int          # a class needs more than this many
     null_repeats: int                 # label permutations behind every chance level
     heatmap_images: int
-    classifier_steps: int = 150       # the least that a downstream classifier is trained
+    classifier_steps: int | None = None       # the least that a downstream classifier is trained; null: as usual
 
 
 @dataclass(frozen=True)

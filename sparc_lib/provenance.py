@@ -74,7 +74,7 @@ def save_figure(fig: "Figure", profile: str, name: str) -> Path:
     """Write `figures/<profile>/<name>.png` and `.pdf`; returns the PNG. name: "02_loss_curves".
 
     The layout is solved once and kept: what is shown of the figure afterwards is laid out like its files. Letters in
-    the PDF are TrueType, as publishers want them; drafts (a field of profiles) have Type 3, three times as fast.
+    the PDF are TrueType, as publishers want them; drafts (a field of profiles) have Type 3, which is faster.
     """
     from matplotlib import rc_context
     folder = paths.figures_dir(profile)

@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import paths, suite, writeback
-from .execution import Outcome, Stopped, clear_killed, execute, made_by
+from .execution import Outcome, clear_killed, execute, made_by
 from .fetching import RunError, fetch, use_data_root
 from .profile_files import ProfileError, named, option
 from .profiles import load_profile
 from .stages import REBUILD_BEFORE
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "SPARC_OFFLINE": "1"}
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived."""
 
 
 def main(arguments: list[str]) -> int:

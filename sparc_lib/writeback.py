@@ -11,7 +11,6 @@ from nbformat import NotebookNode
 
 from . import paths
 
-
 _TABLE = re.compile(r"\bT_([0-9a-f]{5})(?![0-9a-f])")        # pandas' Styler: T_bf723, T_bf723_row0_col1
 _ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")                  # <pandas.io.formats.style.Styler at 0x7fab74125f50>
 

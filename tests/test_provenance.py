@@ -8,7 +8,7 @@ import pytest
 
 from sparc_lib import paths
 from sparc_lib.profiles import load_profile
-from sparc_lib.provenance import save_figure, save_stamp, save_table, stamp
+from sparc_lib.provenance import DPI, save_figure, save_stamp, save_table, stamp
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_saved_figure_keeps_its_layout_and_is_whole(figure):
     assert not figure.stale                                         # pyplot need not draw it again
     kept = figure.axes[0].get_position()
     assert kept.y0 > place.y0 + .1                                  # room was made for the tick labels
-    width = plt.imread(png).shape[1] / 150
+    width = plt.imread(png).shape[1] / DPI
     assert width > 2.4                                              # inches; the figure's own width is 2
     figure.savefig(png)
     assert figure.axes[0].get_position().bounds == kept.bounds
