@@ -142,7 +142,7 @@ main() {
     shift
   done
   choose_python
-  exec "$PYTHON" -m sparc_lib.runner ${options[@]+"${options[@]}"}
+  exec "$PYTHON" -m sparc_lib.run.runner ${options[@]+"${options[@]}"}
 }
 
 # Sourcing this file defines the functions without running anything.

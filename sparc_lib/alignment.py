@@ -76,14 +76,18 @@ class LabelCounts:
 def checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], sp.csr_array]:
     if not codes_by_stream:
         raise ValueError("codes_by_stream is empty; pass {stream: codes [samples, n_latents]}")
-    codes = {stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()}
+    codes = {
+        stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()
+    }
     labels = as_csr(labels, "labels")
     if labels.shape[1] == 0:
         raise ValueError("labels have no classes (shape [samples, 0]); pass the store's labels [samples, C]")
     lengths = {stream: matrix.shape[0] for stream, matrix in codes.items()}
     if set(lengths.values()) != {labels.shape[0]}:
-        raise ValueError(f"streams of different length: {lengths} samples for {labels.shape[0]} rows of labels; "
-                         "encode the same samples, in the same order, in every stream")
+        raise ValueError(
+            f"streams of different length: {lengths} samples for {labels.shape[0]} rows of labels; "
+            "encode the same samples, in the same order, in every stream"
+        )
     widths = {stream: matrix.shape[1] for stream, matrix in codes.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"streams with different numbers of latents: {widths}; use codes of one model")
@@ -109,8 +113,10 @@ def firing(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
 
 def count(fires: Mapping[str, sp.csr_array], labels: sp.csr_array) -> LabelCounts:
     labelled = (np.diff(labels.indptr) > 0).astype(np.int64)
-    return LabelCounts({stream: (matrix @ labels).toarray() for stream, matrix in fires.items()},
-                       {stream: matrix @ labelled for stream, matrix in fires.items()})
+    return LabelCounts(
+        {stream: (matrix @ labels).toarray() for stream, matrix in fires.items()},
+        {stream: matrix @ labelled for stream, matrix in fires.items()},
+    )
 
 
 def label_counts(codes_by_stream: Mapping, labels, top_n: int | None = None) -> LabelCounts:
@@ -126,8 +132,14 @@ def label_counts(codes_by_stream: Mapping, labels, top_n: int | None = None) -> 
     return count({stream: firing(matrix, top_n) for stream, matrix in codes.items()}, labels)
 
 
-def jaccard_per_latent(counts: LabelCounts, taxonomy: Taxonomy | None = None, depth: int | None = None, *,
-                       min_samples: int = 1, streams: Sequence[str] | None = None) -> np.ndarray:
+def jaccard_per_latent(
+    counts: LabelCounts,
+    taxonomy: Taxonomy | None = None,
+    depth: int | None = None,
+    *,
+    min_samples: int = 1,
+    streams: Sequence[str] | None = None,
+) -> np.ndarray:
     """Hierarchical Jaccard per latent, float64 [L]; the paper's headline is its mean over all L.
 
     J = sum_c min(n_s[c], n_t[c]) / sum_c max(...), averaged over the pairs of streams in which the latent
@@ -148,8 +160,10 @@ def jaccard_per_latent(counts: LabelCounts, taxonomy: Taxonomy | None = None, de
         lift = taxonomy.lift(taxonomy.max_depth if depth is None else depth)
         for stream, matrix in lifted.items():
             if matrix.shape[1] != lift.shape[0]:
-                raise ValueError(f"taxonomy has {lift.shape[0]} classes, labels have {matrix.shape[1]}; "
-                                 "build it from the classes of the label columns, in their order")
+                raise ValueError(
+                    f"taxonomy has {lift.shape[0]} classes, labels have {matrix.shape[1]}; "
+                    "build it from the classes of the label columns, in their order"
+                )
             lifted[stream] = (lift.T @ matrix.T).T
     total, pairs = 0.0, 0
     for s, t in combinations(streams, 2):
@@ -169,8 +183,9 @@ class JaccardMeans(NamedTuple):
     n_alive: int
 
 
-def mean_jaccard(per_latent: np.ndarray, counts: LabelCounts, *, min_samples: int = 1,
-                 streams: Sequence[str] | None = None) -> JaccardMeans:
+def mean_jaccard(
+    per_latent: np.ndarray, counts: LabelCounts, *, min_samples: int = 1, streams: Sequence[str] | None = None
+) -> JaccardMeans:
     """Both means of `jaccard_per_latent` [L]; pass the min_samples and streams it was computed with."""
     streams = counts.streams if streams is None else streams
     defined = sum(counts.alive(stream, min_samples).astype(int) for stream in streams) >= 2
@@ -198,12 +213,20 @@ def activation_patterns(counts: LabelCounts, *, min_samples: int = 1) -> Activat
     """In how many streams is each latent alive (`LabelCounts.alive`)?"""
     alive = np.stack([counts.alive(stream, min_samples) for stream in counts.streams])
     tally = np.bincount(alive.sum(0), minlength=len(alive) + 1)
-    return ActivationPatterns(int(tally[-1]), int(tally[0]), {j: int(tally[j]) for j in range(1, len(alive))},
-                              {stream: int((~row).sum()) for stream, row in zip(counts.streams, alive, strict=True)})
+    return ActivationPatterns(
+        int(tally[-1]),
+        int(tally[0]),
+        {j: int(tally[j]) for j in range(1, len(alive))},
+        {stream: int((~row).sum()) for stream, row in zip(counts.streams, alive, strict=True)},
+    )
 
 
 def firing_density(codes_by_stream: Mapping) -> dict[str, np.ndarray]:
     """Share of samples on which each latent fires (z > 0), float64 [L] per stream: the density histogram."""
-    codes = {stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()}
-    return {stream: np.bincount(matrix.indices[matrix.data > 0], minlength=matrix.shape[1]) / matrix.shape[0]
-            for stream, matrix in codes.items()}
+    codes = {
+        stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()
+    }
+    return {
+        stream: np.bincount(matrix.indices[matrix.data > 0], minlength=matrix.shape[1]) / matrix.shape[0]
+        for stream, matrix in codes.items()
+    }

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .model import SPARC, Gated
 
-ACTIVE = 1e-3       # a code above this resets a latent's counter
+ACTIVE = 1e-3  # a code above this resets a latent's counter
 
 
 @torch.no_grad()

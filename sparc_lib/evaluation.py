@@ -12,7 +12,7 @@ from torch import Tensor
 from .feeds import Data, as_feed, present
 from .model import SPARC, Codes, Coding
 
-Pair = tuple[str, str]      # (source, target)
+Pair = tuple[str, str]  # (source, target)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Sums:
     def __init__(self) -> None:
         self.nmse: dict[Pair, float] = {}
         self.error: dict[Pair, float] = {}
-        self.active: dict[str, Tensor] = {}     # samples with z > 0, per latent
+        self.active: dict[str, Tensor] = {}  # samples with z > 0, per latent
 
     def add(self, model: SPARC, streams: Mapping[str, Tensor], codes: Codes) -> None:
         for source, code in codes.items():
@@ -72,7 +72,8 @@ class _Sums:
             nmse={pair: value / n for pair, value in self.nmse.items()},
             fvu={pair: value / variance[pair[1]] for pair, value in self.error.items()},
             l0={s: count.sum().item() / n for s, count in self.active.items()},
-            dead_share={s: (count == 0).double().mean().item() for s, count in self.active.items()})
+            dead_share={s: (count == 0).double().mean().item() for s, count in self.active.items()},
+        )
 
 
 @torch.no_grad()
@@ -84,7 +85,7 @@ def evaluate(model: SPARC, data: Data, batch_size: int = 1024) -> Evaluation:
     """
     feed, device = as_feed(data), next(model.parameters()).device
     n, joint, independent = 0, _Sums(), _Sums()
-    first: dict[str, Tensor] = {}               # sums are taken about the first sample, against cancellation
+    first: dict[str, Tensor] = {}  # sums are taken about the first sample, against cancellation
     total: dict[str, Tensor] = {}
     squares: dict[str, float] = {}
     for batch in feed.batches(batch_size, shuffle=False, device=device):
@@ -101,12 +102,16 @@ def evaluate(model: SPARC, data: Data, batch_size: int = 1024) -> Evaluation:
     variance = {name: squares[name] - (total[name].square().sum() / n).item() for name in total}
     flat = [name for name, value in variance.items() if value <= 1e-12 * n]
     if flat:
-        raise ValueError(f"stream {flat[0]!r}: its {n} samples are all equal, so FVU is undefined; pass more samples")
+        raise ValueError(
+            f"stream {flat[0]!r}: its {n} samples are all equal, so FVU is undefined; pass more samples"
+        )
     return Evaluation(joint.scores(n, variance), independent.scores(n, variance), n)
 
 
 @torch.no_grad()
-def encode_store(model: SPARC, store: Data, coding: Coding, batch_size: int = 1024) -> dict[str, sp.csr_matrix]:
+def encode_store(
+    model: SPARC, store: Data, coding: Coding, batch_size: int = 1024
+) -> dict[str, sp.csr_matrix]:
     """Codes of all samples in order: {stream: CSR float32 [n, n_latents]} with the entries z > 0 only.
 
     coding: "joint" or "independent", as in `SPARC.encode`; say which, for joint codes carry the partner's

@@ -12,7 +12,7 @@ from .model import SPARC, Code, Gated, Streams
 from .sparse_ops import Pattern, decode_rows
 
 ENCODER, DECODER = "encoder", "decoder"
-Buffers = dict[tuple[str, str], Tensor]     # (ENCODER or DECODER, stream) -> where its gradient may be written
+Buffers = dict[tuple[str, str], Tensor]  # (ENCODER or DECODER, stream) -> where its gradient may be written
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,10 @@ class LossTerms:
     l0: dict[str, Tensor]
 
     def detach(self) -> "LossTerms":
-        cut = [{key: value.detach() for key, value in part.items()} for part in (self.nmse, self.cross, self.auxk, self.l0)]
+        cut = [
+            {key: value.detach() for key, value in part.items()}
+            for part in (self.nmse, self.cross, self.auxk, self.l0)
+        ]
         return LossTerms(self.total.detach(), *cut)
 
 
@@ -46,11 +49,15 @@ def fvu(reconstruction: Tensor, x: Tensor) -> Tensor:
     """
     variance = (x - x.mean(0)).square().sum()
     if not variance > 0:
-        raise ValueError(f"x: {len(x)} samples without variance have no FVU; pass at least two different samples")
+        raise ValueError(
+            f"x: {len(x)} samples without variance have no FVU; pass at least two different samples"
+        )
     return (reconstruction - x).square().sum() / variance
 
 
-def sparc_loss(model: SPARC, streams: Streams, cross_weight: float = 1.0, aux_weight: float = 1 / 32) -> LossTerms:
+def sparc_loss(
+    model: SPARC, streams: Streams, cross_weight: float = 1.0, aux_weight: float = 1 / 32
+) -> LossTerms:
     """All terms of the loss for one batch, streams {name: [batch, d]}, with the gate's joint coding.
 
     Dead latents are those of the counters as they stand; nothing is changed. Raises what `SPARC.encode` raises.
@@ -58,42 +65,57 @@ def sparc_loss(model: SPARC, streams: Streams, cross_weight: float = 1.0, aux_we
     return gated_loss(model, model.select(streams), cross_weight, aux_weight, {})
 
 
-def gated_loss(model: SPARC, gated: Gated, cross_weight: float, aux_weight: float, buffers: Buffers) -> LossTerms:
+def gated_loss(
+    model: SPARC, gated: Gated, cross_weight: float, aux_weight: float, buffers: Buffers
+) -> LossTerms:
     """`sparc_loss` after the gate. `buffers` are consumed: the backward pass writes gradients into them."""
     names, patterns = list(gated.streams), {}
 
-    def pattern(*indices: Tensor) -> Pattern:       # the global gate's one pattern is sorted once, not per stream
+    def pattern(*indices: Tensor) -> Pattern:  # the global gate's one pattern is sorted once, not per stream
         key = tuple(map(id, indices))
         if key not in patterns:
-            patterns[key] = Pattern.stack(indices, model.n_latents), indices     # kept alive, for ids are re-used
+            patterns[key] = (
+                Pattern.stack(indices, model.n_latents),
+                indices,
+            )  # kept alive, for ids are re-used
         return patterns[key][0]
 
     use_aux = bool(aux_weight and model.k_aux)
     aux_indices = {s: auxk_indices(model, gated, s) if use_aux else None for s in names}
     codes, aux_codes = {}, {}
-    for s in names:         # one differentiable gather per stream, so the encoder's gradient is written once
+    for s in names:  # one differentiable gather per stream, so the encoder's gradient is written once
         own, extra = gated.indices[s], aux_indices[s]
         both = own if extra is None else torch.cat([own, extra], dim=1)
         code = model.code(gated, s, both, pattern(both), buffers.pop((ENCODER, s), None))
-        codes[s] = Code(own, code.values[:, :model.k], model.n_latents)
+        codes[s] = Code(own, code.values[:, : model.k], model.n_latents)
         if extra is not None:
-            aux_codes[s] = Code(extra, code.values[:, model.k:], model.n_latents)
+            aux_codes[s] = Code(extra, code.values[:, model.k :], model.n_latents)
 
     def reconstruct(target: str, parts: list[Code], buffer: Tensor | None = None) -> list[Tensor]:
-        rows = decode_rows(torch.cat([p.values.reshape(-1) for p in parts]), model.decoder[target],
-                           pattern(*(p.indices for p in parts)), buffer)
+        rows = decode_rows(
+            torch.cat([p.values.reshape(-1) for p in parts]),
+            model.decoder[target],
+            pattern(*(p.indices for p in parts)),
+            buffer,
+        )
         return [*(rows + model.pre_bias[target]).split([len(p) for p in parts])]
 
     own_nmse, cross, auxk = {}, {}, {}
-    for t in names:         # one decode per target for all sources and AuxK, so its gradient too is written once
+    for t in names:  # one decode per target for all sources and AuxK, so its gradient too is written once
         x, sources = gated.streams[t], [s for s in names if s != t]
-        parts = [codes[t]] + ([codes[s] for s in sources] if cross_weight else []) + ([aux_codes[t]] if t in aux_codes else [])
+        parts = (
+            [codes[t]]
+            + ([codes[s] for s in sources] if cross_weight else [])
+            + ([aux_codes[t]] if t in aux_codes else [])
+        )
         rebuilt = reconstruct(t, parts, buffers.pop((DECODER, t), None))
         own_nmse[t] = nmse(rebuilt[0], x)
         if use_aux:
             residual = x - (rebuilt[0] - model.pre_bias[t]).detach()
-            auxk[t] = nmse(rebuilt[-1] if t in aux_codes else model.pre_bias[t], residual)    # else codes are 0 (F6)
-        if sources and not cross_weight:            # still reported
+            auxk[t] = nmse(
+                rebuilt[-1] if t in aux_codes else model.pre_bias[t], residual
+            )  # else codes are 0 (F6)
+        if sources and not cross_weight:  # still reported
             with torch.no_grad():
                 rebuilt[1:] = reconstruct(t, [codes[s] for s in sources])
         cross |= {(s, t): nmse(x_hat, x) for s, x_hat in zip(sources, rebuilt[1:])}

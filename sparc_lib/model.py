@@ -87,11 +87,21 @@ class SPARC(nn.Module):
     steps_since_active [n_latents] per stream. Raises ValueError for impossible sizes.
     """
 
-    def __init__(self, dims: Mapping[str, int], n_latents: int = 8192, k: int = 64, gate: Gate = "global",
-                 k_aux: int | None = 64, dead_after: int = 1000, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        n_latents: int = 8192,
+        k: int = 64,
+        gate: Gate = "global",
+        k_aux: int | None = 64,
+        dead_after: int = 1000,
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
         if not dims or any(not name or "." in name or size < 1 for name, size in dims.items()):
-            raise ValueError(f"dims: got {dict(dims)}; give at least one stream, names without dots, sizes of at least 1")
+            raise ValueError(
+                f"dims: got {dict(dims)}; give at least one stream, names without dots, sizes of at least 1"
+            )
         if not 1 <= k <= n_latents:
             raise ValueError(f"k: got k = {k} with n_latents = {n_latents}; choose 1 <= k <= n_latents")
         if gate not in ("global", "local"):
@@ -101,8 +111,8 @@ class SPARC(nn.Module):
         self.dims, self.n_latents, self.k, self.gate = dict(dims), n_latents, k, gate
         self.k_aux, self.dead_after = k_aux or 0, dead_after
         weights = {}
-        for name, d in dims.items():        # the range torch.nn.Linear draws from
-            weights[name] = torch.empty(n_latents, d).uniform_(-d**-0.5, d**-0.5, generator=generator)
+        for name, d in dims.items():  # the range torch.nn.Linear draws from
+            weights[name] = torch.empty(n_latents, d).uniform_(-(d**-0.5), d**-0.5, generator=generator)
         self.encoder = nn.ParameterDict(weights)
         self.decoder = nn.ParameterDict({name: weight.clone() for name, weight in weights.items()})
         for rows in self.decoder.values():
@@ -118,8 +128,14 @@ class SPARC(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this model, without the generator."""
-        return {"dims": dict(self.dims), "n_latents": self.n_latents, "k": self.k, "gate": self.gate,
-                "k_aux": self.k_aux, "dead_after": self.dead_after}
+        return {
+            "dims": dict(self.dims),
+            "n_latents": self.n_latents,
+            "k": self.k,
+            "gate": self.gate,
+            "k_aux": self.k_aux,
+            "dead_after": self.dead_after,
+        }
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config.items())
@@ -141,17 +157,24 @@ class SPARC(nn.Module):
     def decode(self, code: Code, target: str) -> Tensor:
         """z D_t + p_t, [batch, d_t]: the self-reconstruction of `target`, or a cross-reconstruction from another code."""
         if code.n_latents != self.n_latents:
-            raise ValueError(f"code: it has {code.n_latents} latents, the model {self.n_latents}; encode with this model")
+            raise ValueError(
+                f"code: it has {code.n_latents} latents, the model {self.n_latents}; encode with this model"
+            )
         pattern = ops.Pattern.stack([code.indices], self.n_latents)
-        return ops.decode_rows(code.values.reshape(-1), self.decoder[self._known(target)], pattern) + self.pre_bias[target]
+        return (
+            ops.decode_rows(code.values.reshape(-1), self.decoder[self._known(target)], pattern)
+            + self.pre_bias[target]
+        )
 
     def select(self, streams: Streams, coding: Coding = "joint") -> Gated:
         """Check a batch, compute pre-activations and apply the gate (equations of section 3.2)."""
         if coding not in ("joint", "independent"):
             raise ValueError(f"coding: got {coding!r}; choose 'joint' or 'independent'")
         streams = self._checked(streams)
-        h = {name: ops.preactivations(x, self.encoder[name], self.latent_bias[name], self.pre_bias[name])
-             for name, x in streams.items()}
+        h = {
+            name: ops.preactivations(x, self.encoder[name], self.latent_bias[name], self.pre_bias[name])
+            for name, x in streams.items()
+        }
         return self.regate(Gated(streams, h, {}), coding)
 
     def regate(self, gated: Gated, coding: Coding) -> Gated:
@@ -166,14 +189,31 @@ class SPARC(nn.Module):
     def codes(self, gated: Gated) -> Codes:
         """The codes that a gate selected; differentiable."""
         patterns = {id(i): ops.Pattern.stack([i], self.n_latents) for i in gated.indices.values()}
-        return Codes({name: self.code(gated, name, indices, patterns[id(indices)])
-                      for name, indices in gated.indices.items()})
+        return Codes(
+            {
+                name: self.code(gated, name, indices, patterns[id(indices)])
+                for name, indices in gated.indices.items()
+            }
+        )
 
-    def code(self, gated: Gated, stream: str, indices: Tensor, pattern: ops.Pattern,
-             grad_buffer: Tensor | None = None) -> Code:
+    def code(
+        self,
+        gated: Gated,
+        stream: str,
+        indices: Tensor,
+        pattern: ops.Pattern,
+        grad_buffer: Tensor | None = None,
+    ) -> Code:
         """ReLU of a stream's pre-activations at `indices` [batch, k] (`pattern` stacks just these); differentiable."""
-        values = ops.gather_codes(gated.streams[stream], self.encoder[stream], self.latent_bias[stream],
-                                  self.pre_bias[stream], gated.preactivations[stream], pattern, grad_buffer)
+        values = ops.gather_codes(
+            gated.streams[stream],
+            self.encoder[stream],
+            self.latent_bias[stream],
+            self.pre_bias[stream],
+            gated.preactivations[stream],
+            pattern,
+            grad_buffer,
+        )
         return Code(indices, torch.relu(values).view(indices.shape), self.n_latents)
 
     def _known(self, stream: str) -> str:
@@ -191,23 +231,30 @@ class SPARC(nn.Module):
             like = self.encoder[name]
             x = torch.as_tensor(streams[name], dtype=like.dtype, device=like.device)
             if x.ndim != 2 or x.shape[1] != self.dims[name]:
-                raise ValueError(f"stream {name!r}: got shape {list(x.shape)}, expected [batch, {self.dims[name]}]")
+                raise ValueError(
+                    f"stream {name!r}: got shape {list(x.shape)}, expected [batch, {self.dims[name]}]"
+                )
             checked[name] = x
         if len({len(x) for x in checked.values()}) > 1:
             lengths = ", ".join(f"{name} {len(x)}" for name, x in checked.items())
-            raise ValueError(f"streams of different length ({lengths}); row i of every stream must be the same sample")
+            raise ValueError(
+                f"streams of different length ({lengths}); row i of every stream must be the same sample"
+            )
         sizes = torch.stack([torch.linalg.vector_norm(x.detach(), dim=1) for x in checked.values()])
         good = sizes.isfinite() & (sizes > 0)
         if not good.all():
             which, row = (~good).nonzero()[0].tolist()
             kind = "all zero" if sizes[which, row] == 0 else "not finite (NaN or infinite)"
-            raise ValueError(f"stream {list(checked)[which]!r}: row {row} of the batch is {kind} ({int((~good).sum())} bad "
-                             "rows in all); drop these samples or extract their features again")
+            raise ValueError(
+                f"stream {list(checked)[which]!r}: row {row} of the batch is {kind} ({int((~good).sum())} bad "
+                "rows in all); drop these samples or extract their features again"
+            )
         return checked
 
     @classmethod
-    def from_published(cls, state_dict: Mapping[str, Tensor] | str | Path,
-                       config: Mapping[str, Any] | str | Path) -> "SPARC":
+    def from_published(
+        cls, state_dict: Mapping[str, Tensor] | str | Path, config: Mapping[str, Any] | str | Path
+    ) -> "SPARC":
         """A model from the authors' checkpoint (`msae_checkpoint.pth`) and `run_config.json`, given as such or as paths.
 
         Raises ValueError that names the key a file lacks or has in a wrong shape.
@@ -218,30 +265,49 @@ class SPARC(nn.Module):
             config = json.loads(Path(config).read_text(encoding="utf-8"))
         run = config.get("args", config)
         missing = [key for key in ("n_latents", "k") if key not in run]
-        names = [key.split(".")[1] for key in state_dict if key.startswith("encoders.") and key.endswith(".weight")]
+        names = [
+            key.split(".")[1] for key in state_dict if key.startswith("encoders.") and key.endswith(".weight")
+        ]
         if missing or not names:
-            raise ValueError(f"run_config.json: no {missing[0]!r}" if missing else
-                             "checkpoint: no 'encoders.<stream>.weight'; pass the state_dict of msae_checkpoint.pth")
+            raise ValueError(
+                f"run_config.json: no {missing[0]!r}"
+                if missing
+                else "checkpoint: no 'encoders.<stream>.weight'; pass the state_dict of msae_checkpoint.pth"
+            )
         order = list(config.get("config_file_content", {}).get("train_stream_feature_files", names))
         names.sort(key=lambda name: order.index(name) if name in order else len(order))
         for key in (key for name in names for key in _published_keys(name).values()):
             if key not in state_dict:
                 raise ValueError(f"checkpoint: no {key!r}; it is incomplete or not one of the authors'")
-        model = cls({name: state_dict[f"encoders.{name}.weight"].shape[1] for name in names}, run["n_latents"], run["k"],
-                    run.get("topk_type", "global"), run.get("auxk", 64), run.get("dead_steps_threshold", 1000))
+        model = cls(
+            {name: state_dict[f"encoders.{name}.weight"].shape[1] for name in names},
+            run["n_latents"],
+            run["k"],
+            run.get("topk_type", "global"),
+            run.get("auxk", 64),
+            run.get("dead_steps_threshold", 1000),
+        )
         with torch.no_grad():
             for name in names:
                 for field, key in _published_keys(name).items():
-                    value = state_dict[key].T if field == "decoder" else state_dict[key]   # theirs is nn.Linear's [d, L]
+                    value = (
+                        state_dict[key].T if field == "decoder" else state_dict[key]
+                    )  # theirs is nn.Linear's [d, L]
                     target = getattr(model, field)[name]
                     if value.shape != target.shape:
-                        raise ValueError(f"checkpoint: {key!r} has shape {list(state_dict[key].shape)}, which does not fit "
-                                         f"n_latents = {run['n_latents']} of run_config.json")
+                        raise ValueError(
+                            f"checkpoint: {key!r} has shape {list(state_dict[key].shape)}, which does not fit "
+                            f"n_latents = {run['n_latents']} of run_config.json"
+                        )
                     target.copy_(value)
         return model
 
 
 def _published_keys(stream: str) -> dict[str, str]:
-    return {"encoder": f"encoders.{stream}.weight", "decoder": f"decoders.{stream}.weight",
-            "pre_bias": f"pre_biases.{stream}", "latent_bias": f"latent_biases.{stream}",
-            "steps_since_active": f"stats_last_nonzero_{stream}"}
+    return {
+        "encoder": f"encoders.{stream}.weight",
+        "decoder": f"decoders.{stream}.weight",
+        "pre_bias": f"pre_biases.{stream}",
+        "latent_bias": f"latent_biases.{stream}",
+        "steps_since_active": f"stats_last_nonzero_{stream}",
+    }

@@ -6,20 +6,33 @@ counts are all proportional to the class frequencies, n_s[c] ~ N_s f_c, so it co
 N_t), which no Jaccard can exceed (`activity_bound`). **Shuffled latents**: would a latent agree as well with any other
 latent of the other stream? That is the floor for the claim that *this* latent means the same in both.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from .alignment import LabelCounts, checked, count, firing, jaccard_per_latent
 from .taxonomy import Taxonomy
 
+RESAMPLES = 2000  # of a bootstrap interval
 
-def permutation_null(codes_by_stream: Mapping, labels, generator: np.random.Generator, repeats: int = 10, *,
-                     taxonomy: Taxonomy | None = None, depth: int | None = None, top_n: int | None = None,
-                     min_samples: int = 1) -> np.ndarray:
+
+def permutation_null(
+    codes_by_stream: Mapping,
+    labels,
+    generator: np.random.Generator,
+    repeats: int = 10,
+    *,
+    taxonomy: Taxonomy | None = None,
+    depth: int | None = None,
+    top_n: int | None = None,
+    min_samples: int = 1,
+) -> np.ndarray:
     """Permuted labels: the Jaccard that co-firing and class frequencies alone give, float64 [repeats, L].
 
     Rows of labels are permuted among the labelled samples, alike for all streams: which samples a latent
@@ -38,9 +51,15 @@ def permutation_null(codes_by_stream: Mapping, labels, generator: np.random.Gene
     return np.stack(null)
 
 
-def shuffled_latents_null(counts: LabelCounts, generator: np.random.Generator, repeats: int = 10, *,
-                          taxonomy: Taxonomy | None = None, depth: int | None = None,
-                          min_samples: int = 1) -> np.ndarray:
+def shuffled_latents_null(
+    counts: LabelCounts,
+    generator: np.random.Generator,
+    repeats: int = 10,
+    *,
+    taxonomy: Taxonomy | None = None,
+    depth: int | None = None,
+    min_samples: int = 1,
+) -> np.ndarray:
     """Jaccard of every latent with random partners, float64 [repeats, L].
 
     In each pair of streams (s, t) latent l of s meets a random latent of t instead of its namesake; the alive ones
@@ -49,17 +68,20 @@ def shuffled_latents_null(counts: LabelCounts, generator: np.random.Generator, r
     repeats < 1.
     """
     _demand(repeats)
-    pairs = [(s, t, counts.alive(s, min_samples) & counts.alive(t, min_samples))
-             for s, t in combinations(counts.streams, 2)]
+    pairs = [
+        (s, t, counts.alive(s, min_samples) & counts.alive(t, min_samples))
+        for s, t in combinations(counts.streams, 2)
+    ]
     null = []
     for _ in range(repeats):
-        total = 0.
+        total = 0.0
         for s, t, both in pairs:
             partner = np.arange(len(both))
             alive = np.flatnonzero(counts.alive(t, min_samples))
             partner[alive] = generator.permutation(alive)
-            mixed = LabelCounts({s: counts[s], t: counts[t][partner]},
-                                {s: counts.support[s], t: counts.support[t][partner]})
+            mixed = LabelCounts(
+                {s: counts[s], t: counts[t][partner]}, {s: counts.support[s], t: counts.support[t][partner]}
+            )
             total = total + both * jaccard_per_latent(mixed, taxonomy, depth, min_samples=min_samples)
         null.append(total / np.maximum(sum(both.astype(int) for *_, both in pairs), 1))
     return np.stack(null)
@@ -90,3 +112,20 @@ def rescaled(jaccard, shuffled, bound):
 def _demand(repeats: int) -> None:
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: the null needs at least one permutation")
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def clustered_interval(values: np.ndarray, cluster: np.ndarray, generator: np.random.Generator) -> Interval:
+    """Mean of `values` [n] with its interval over resampled clusters: all values of one (say, of an image) are drawn
+    together. cluster [n]: which one each value belongs to."""
+    sums = pd.DataFrame({"sum": values, "n": 1.0}).groupby(cluster).sum().to_numpy()  # [n_clusters, 2]
+    drawn = sums[generator.integers(len(sums), size=(RESAMPLES, len(sums)))].sum(1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
+    return Interval(float(values.mean()), float(low), float(high))

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-WEIGHTS = REPO / "sparc_lib" / "weights"      # the mini encoders that ship with the project
+WEIGHTS = REPO / "sparc_lib" / "miniworld" / "weights"  # the mini encoders that ship with the project
 PROFILES = REPO / "notebooks" / "profiles"
 
 

@@ -65,12 +65,12 @@ def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, 
     weight, bias = 0.0, 0.0
     value = objective(weight, bias)
     for _ in range(100):
-        wrong = expit(-sign * (weight * x + bias))           # probability of the other class
+        wrong = expit(-sign * (weight * x + bias))  # probability of the other class
         slope, curve = -count * sign * wrong, count * wrong * (1 - wrong)
         gradient = np.array([slope @ x + weight, slope.sum()])
         hessian = np.array([[curve @ (x * x) + 1, curve @ x], [curve @ x, curve.sum() + 1e-12]])
         step = np.linalg.solve(hessian, gradient)
-        if gradient @ step < 1e-16 * max(value, 1e-300):     # what is left to gain is below rounding
+        if gradient @ step < 1e-16 * max(value, 1e-300):  # what is left to gain is below rounding
             break
         size = 1.0
         while (lower := objective(weight - size * step[0], bias - size * step[1])) > value and size > 1e-6:
@@ -79,8 +79,15 @@ def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, 
     return float(weight), float(bias)
 
 
-def _probe(codes: sp.csc_array, fires: sp.csr_array, positive: np.ndarray, column: int, select_on: str,
-           n_candidates: int, solver: str) -> float:
+def _probe(
+    codes: sp.csc_array,
+    fires: sp.csr_array,
+    positive: np.ndarray,
+    column: int,
+    select_on: str,
+    n_candidates: int,
+    solver: str,
+) -> float:
     train, val, test = _balanced_splits(positive, column)
     counted = positive.copy()
     if select_on == "train":
@@ -103,8 +110,16 @@ def _probe(codes: sp.csc_array, fires: sp.csr_array, positive: np.ndarray, colum
     return best_test
 
 
-def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 50, n_candidates: int = 20,
-                 n_jobs: int = 1, solver: str = "lbfgs") -> np.ndarray:
+def probe_losses(
+    codes,
+    labels,
+    select_on: str = "all",
+    *,
+    min_positives: int = 50,
+    n_candidates: int = 20,
+    n_jobs: int = 1,
+    solver: str = "lbfgs",
+) -> np.ndarray:
     """Test cross-entropy (nats) of the best single latent, float64 [classes with > min_positives positives].
 
     codes: one stream's [n, L]; labels: [n, C]; CSR, tensors or arrays. Per class: balance the negatives,
@@ -126,19 +141,26 @@ def probe_losses(codes, labels, select_on: str = "all", *, min_positives: int = 
         raise ValueError(f"solver={solver!r}: choose 'lbfgs' (as published) or 'newton'")
     codes, labels = as_csr(codes, "codes").tocsc(), as_csr(labels, "labels")
     if codes.shape[0] != labels.shape[0]:
-        raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples")
+        raise ValueError(
+            f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples"
+        )
     columns = probed_classes(labels, min_positives)
     if not len(columns):
-        raise ValueError(f"no class of {labels.shape[1]} has more than {min_positives} positives and negatives; "
-                         "use more samples or a smaller min_positives")
+        raise ValueError(
+            f"no class of {labels.shape[1]} has more than {min_positives} positives and negatives; "
+            "use more samples or a smaller min_positives"
+        )
     by_class = labels.tocsc()
     fires = (codes > 0).T.astype(np.float32)
 
     def positive(column: int) -> np.ndarray:
         present = np.zeros(codes.shape[0], dtype=bool)
-        present[by_class.indices[by_class.indptr[column]:by_class.indptr[column + 1]]] = True
+        present[by_class.indices[by_class.indptr[column] : by_class.indptr[column + 1]]] = True
         return present
 
-    return np.array(Parallel(n_jobs=n_jobs)(
-        delayed(_probe)(codes, fires, positive(column), column, select_on, n_candidates, solver)
-        for column in columns.tolist()))
+    return np.array(
+        Parallel(n_jobs=n_jobs)(
+            delayed(_probe)(codes, fires, positive(column), column, select_on, n_candidates, solver)
+            for column in columns.tolist()
+        )
+    )

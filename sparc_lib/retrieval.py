@@ -21,7 +21,7 @@ from scipy.special import digamma
 
 from .alignment import as_csr
 
-BLOCKS_BELOW = 300_000       # entries of a gallery of codes up to which blocks of queries beat inverted lists
+BLOCKS_BELOW = 300_000  # entries of a gallery of codes up to which blocks of queries beat inverted lists
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,19 @@ def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
     """Relevant references of every query as CSR [n_query, n_reference]; None: row i matches row i."""
     if positives is None:
         if shape[0] != shape[1]:
-            raise ValueError(f"{shape[0]} queries but {shape[1]} references: row i matches row i only for equal "
-                             "numbers; pass positives")
+            raise ValueError(
+                f"{shape[0]} queries but {shape[1]} references: row i matches row i only for equal "
+                "numbers; pass positives"
+            )
         positives = sp.eye_array(*shape, format="csr")
     elif not sp.issparse(positives):
         rows = [np.atleast_1d(np.asarray(row, dtype=np.int64)) for row in positives]
         columns = np.concatenate(rows) if rows else np.empty(0, np.int64)
         if len(rows) != shape[0] or (len(columns) and not 0 <= columns.min() <= columns.max() < shape[1]):
-            raise ValueError(f"positives: need, for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of "
-                             f"the reference; got {len(rows)} lists")
+            raise ValueError(
+                f"positives: need, for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of "
+                f"the reference; got {len(rows)} lists"
+            )
         starts = np.cumsum([0, *map(len, rows)])
         positives = sp.csr_array((np.ones(len(columns)), columns, starts), shape=(len(rows), shape[1]))
     csr = as_csr(positives, "positives")
@@ -74,7 +78,9 @@ def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
         raise ValueError(f"positives: shape {csr.shape}, expected [queries, references] = {shape}")
     without = np.flatnonzero(np.diff(csr.indptr) == 0)
     if len(without):
-        raise ValueError(f"positives: {len(without)} queries have none, first {without[:5].tolist()}; leave them out")
+        raise ValueError(
+            f"positives: {len(without)} queries have none, first {without[:5].tolist()}; leave them out"
+        )
     return csr
 
 
@@ -89,7 +95,7 @@ def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
     """
     found, rounding = np.empty((2, len(scores))), _rounding(scores.dtype)
     for i, row in enumerate(scores):
-        columns = relevant.indices[relevant.indptr[i]:relevant.indptr[i + 1]]
+        columns = relevant.indices[relevant.indptr[i] : relevant.indptr[i + 1]]
         best = row[columns].max()
         row[columns] = -np.inf
         higher = np.count_nonzero(row > best + rounding)
@@ -97,7 +103,9 @@ def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
     return found
 
 
-def _count_sparse(query: sp.csr_array, reference: sp.csr_array, positives: sp.csr_array, n_jobs: int) -> np.ndarray:
+def _count_sparse(
+    query: sp.csr_array, reference: sp.csr_array, positives: sp.csr_array, n_jobs: int
+) -> np.ndarray:
     """`_count` of all queries among sparse codes.
 
     Small galleries: 64 queries at a time as a dense block, which visits all entries of the gallery for each query but
@@ -120,16 +128,18 @@ def _count_sparse(query: sp.csr_array, reference: sp.csr_array, positives: sp.cs
 
     n, step = query.shape[0], 64 if small else 1
     blocks = [range(start, min(start + 1024, n), step) for start in range(0, n, 1024)]
-    with ThreadPoolExecutor(1 if small else n_jobs) as pool:      # scipy and numpy release the interpreter lock
+    with ThreadPoolExecutor(1 if small else n_jobs) as pool:  # scipy and numpy release the interpreter lock
         return np.concatenate(list(pool.map(counted, blocks)), axis=1)
 
 
-def _count_dense(query: torch.Tensor, reference: torch.Tensor, positives: sp.csr_array, batch_size: int) -> np.ndarray:
+def _count_dense(
+    query: torch.Tensor, reference: torch.Tensor, positives: sp.csr_array, batch_size: int
+) -> np.ndarray:
     """`_count` of all queries among dense features."""
     found = []
     for start in range(0, len(query), batch_size):
-        scores = query[start:start + batch_size] @ reference.T
-        relevant = positives[start:start + batch_size]
+        scores = query[start : start + batch_size] @ reference.T
+        relevant = positives[start : start + batch_size]
         row = np.repeat(np.arange(relevant.shape[0]), np.diff(relevant.indptr))
         best = np.maximum.reduceat(scores[row, relevant.indices].cpu().numpy(), relevant.indptr[:-1])
         rounding, best = _rounding(best.dtype), torch.from_numpy(best).to(scores.device)[:, None]
@@ -139,9 +149,15 @@ def _count_dense(query: torch.Tensor, reference: torch.Tensor, positives: sp.csr
     return np.concatenate(found, axis=1).astype(np.float64)
 
 
-def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iterable[int]] | None = None,
-                      ks: Sequence[int] = (1, 5, 10), batch_size: int | None = None,
-                      n_jobs: int = 2) -> RetrievalMetrics:
+def retrieval_metrics(
+    query,
+    reference,
+    *,
+    positives: sp.sparray | Sequence[Iterable[int]] | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    batch_size: int | None = None,
+    n_jobs: int = 2,
+) -> RetrievalMetrics:
     """Rank every query's positives among all references by cosine similarity.
 
     query [n, d], reference [m, d]: both dense (arrays, or tensors on one device) or both sparse codes
@@ -159,12 +175,18 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
     query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
     sparse = sp.issparse(query)
     if sparse != sp.issparse(reference):
-        raise ValueError("query and reference must both be dense or both sparse; use Codes.to_csr() for codes")
+        raise ValueError(
+            "query and reference must both be dense or both sparse; use Codes.to_csr() for codes"
+        )
     if query.shape[1] != reference.shape[1] or 0 in (*query.shape, *reference.shape):
-        raise ValueError(f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: "
-                         "expected [n, d] and [m, d] with n, m, d > 0")
+        raise ValueError(
+            f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: "
+            "expected [n, d] and [m, d] with n, m, d > 0"
+        )
     if query.dtype != reference.dtype:
-        query, reference = ((side.astype(np.float64) if sparse else side.double()) for side in (query, reference))
+        query, reference = (
+            (side.astype(np.float64) if sparse else side.double()) for side in (query, reference)
+        )
     positives = _positives_csr(positives, (query.shape[0], reference.shape[0]))
     if sparse:
         higher, tied = _count_sparse(query, reference, positives, n_jobs)
@@ -172,7 +194,9 @@ def retrieval_metrics(query, reference, *, positives: sp.sparray | Sequence[Iter
         higher, tied = _count_dense(query, reference, positives, batch_size or 512)
     ranks = 1 + higher + tied / 2
     recall = {k: float(np.clip((k - higher) / (tied + 1), 0, 1).mean()) for k in ks}
-    mrr = (digamma(higher + tied + 2) - digamma(higher + 1)) / (tied + 1)  # mean of 1/r over r = g+1 ... g+1+t
+    mrr = (digamma(higher + tied + 2) - digamma(higher + 1)) / (
+        tied + 1
+    )  # mean of 1/r over r = g+1 ... g+1+t
     return RetrievalMetrics(ranks, recall, float(np.median(ranks)), float(mrr.mean()), reference.shape[0])
 
 
@@ -183,7 +207,9 @@ def nearest(query, reference, n: int = 5) -> np.ndarray:
     """
     query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
     if sp.issparse(query) != sp.issparse(reference) or query.shape[1] != reference.shape[1]:
-        raise ValueError(f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: must be alike, both dense "
-                         "or both sparse")
+        raise ValueError(
+            f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: must be alike, both dense "
+            "or both sparse"
+        )
     scores = reference @ query.toarray().T if sp.issparse(query) else (reference @ query.T).cpu().numpy()
     return np.argsort(-scores, axis=0, kind="stable")[:n].T

@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-with warnings.catch_warnings():     # torch says once per process that CSR tensors are in beta; take it here
+with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta; take it here
     warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=False)
+    torch.sparse_csr_tensor(
+        torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=False
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +44,12 @@ class Pattern:
         """Codes given as index tensors [batch_i, k_i], one below the other; the k_i may differ."""
         device = indices[0].device
         counts = torch.cat([torch.full((len(i),), i.shape[1], device=device) for i in indices])
-        row = torch.repeat_interleave(torch.arange(len(counts), device=device), counts,
-                                      output_size=sum(i.numel() for i in indices))
-        return cls(F.pad(counts.cumsum(0), (1, 0)), torch.cat([i.reshape(-1) for i in indices]), row, n_latents)
+        row = torch.repeat_interleave(
+            torch.arange(len(counts), device=device), counts, output_size=sum(i.numel() for i in indices)
+        )
+        return cls(
+            F.pad(counts.cumsum(0), (1, 0)), torch.cat([i.reshape(-1) for i in indices]), row, n_latents
+        )
 
     @property
     def n_rows(self) -> int:
@@ -59,15 +64,20 @@ class Pattern:
 
 
 def _mkl(table: Tensor) -> bool:
-    return (table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
-            and torch.backends.mkl.is_available())
+    return (
+        table.device.type == "cpu"
+        and table.dtype in (torch.float32, torch.float64)
+        and torch.backends.mkl.is_available()
+    )
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, n_columns: int) -> Tensor:
     return torch.sparse_csr_tensor(crow, col, values, (len(crow) - 1, n_columns), check_invariants=False)
 
 
-def _weighted_row_sums(crow: Tensor, col: Tensor, values: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+def _weighted_row_sums(
+    crow: Tensor, col: Tensor, values: Tensor, table: Tensor, out: Tensor | None = None
+) -> Tensor:
     """[n, d]: row i is the sum of values[e] * table[col[e]] over its entries e in crow[i]:crow[i + 1]."""
     if not _mkl(table):
         summed = F.embedding_bag(col, table, crow[:-1], mode="sum", per_sample_weights=values)
@@ -82,9 +92,13 @@ def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
     if _mkl(table):
         empty = _csr(pattern.crow, pattern.col, left.new_zeros(len(pattern.col)), len(table))
         return torch.sparse.sampled_addmm(empty, left, table.T, beta=0).values()
-    block = max(1, (2**26 if table.is_cuda else 2**20) // table.shape[1])   # entries gathered at a time
-    return torch.cat([torch.linalg.vecdot(left[r], table[c])
-                      for r, c in zip(pattern.row.split(block), pattern.col.split(block))])
+    block = max(1, (2**26 if table.is_cuda else 2**20) // table.shape[1])  # entries gathered at a time
+    return torch.cat(
+        [
+            torch.linalg.vecdot(left[r], table[c])
+            for r, c in zip(pattern.row.split(block), pattern.col.split(block))
+        ]
+    )
 
 
 class _GatherCodes(torch.autograd.Function):
@@ -111,7 +125,7 @@ class _GatherCodes(torch.autograd.Function):
             d_bias = _weighted_row_sums(crow, col, sorted_grad, x.new_ones(len(x), 1)).squeeze(1)
         if needs_x:
             d_x = _weighted_row_sums(pattern.crow, pattern.col, grad.contiguous(), weight)
-        if needs_pre:               # the pre-bias is shared by the batch: its gradient is one vector-matrix product
+        if needs_pre:  # the pre-bias is shared by the batch: its gradient is one vector-matrix product
             d_pre = -(d_bias @ weight)
         return d_x, d_weight, d_bias if needs_bias else None, d_pre, None, None, None
 
@@ -147,8 +161,15 @@ def preactivations(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor) ->
         return torch.addmm(bias, x - pre_bias, weight.T).to(x.dtype)
 
 
-def gather_codes(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor, h: Tensor, pattern: Pattern,
-                 grad_buffer: Tensor | None = None) -> Tensor:
+def gather_codes(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    pre_bias: Tensor,
+    h: Tensor,
+    pattern: Pattern,
+    grad_buffer: Tensor | None = None,
+) -> Tensor:
     """Pre-activations [nnz] at `pattern` (rows = samples), differentiable in x, weight, bias and pre-bias.
 
     x [batch, d], weight [n_latents, d], h [batch, n_latents] from `preactivations`. `grad_buffer`, shaped like
@@ -171,8 +192,8 @@ def normalise_rows_(table: Tensor, grad: Tensor | None = None, rows_per_block: i
     its component along it. Block by block on a CPU, so that each row is read from main memory once."""
     block = rows_per_block if table.device.type == "cpu" else len(table)
     for begin in range(0, len(table), block):
-        rows = table[begin:begin + block]
+        rows = table[begin : begin + block]
         rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-8)
         if grad is not None:
-            part = grad[begin:begin + block]
+            part = grad[begin : begin + block]
             part.addcmul_(rows, torch.linalg.vecdot(rows, part).unsqueeze(1), value=-1)

@@ -28,8 +28,10 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
             if not row or (number == 1 and row[0] == "LabelName"):
                 continue
             if len(row) != 2 or row[0] in names:
-                raise ValueError(f"{path}, line {number}: expected a new 'LabelName,DisplayName' pair, "
-                                 f"got {row!r}; download the file again")
+                raise ValueError(
+                    f"{path}, line {number}: expected a new 'LabelName,DisplayName' pair, "
+                    f"got {row!r}; download the file again"
+                )
             names[row[0]] = row[1]
     return names
 
@@ -37,8 +39,10 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
 def _occurrences(node: Mapping, above: tuple[str, ...] = ()):
     """Yield the path (root, ..., node) of every occurrence of every node, in file order."""
     if "LabelName" not in node:
-        raise ValueError(f"taxonomy: a node below {'/'.join(above) or 'the top'} has no 'LabelName'; "
-                         "use the Open Images hierarchy format")
+        raise ValueError(
+            f"taxonomy: a node below {'/'.join(above) or 'the top'} has no 'LabelName'; "
+            "use the Open Images hierarchy format"
+        )
     path = (*above, node["LabelName"])
     if path[-1] in above:
         raise ValueError(f"taxonomy: {path[-1]!r} is its own ancestor ({'/'.join(path)}); remove the cycle")
@@ -60,8 +64,13 @@ class Taxonomy:
     graph: nx.DiGraph
 
     @classmethod
-    def from_open_images(cls, tree: Mapping, classes: Sequence[str], names: Mapping[str, str] | None = None,
-                         column_order: str = "right") -> Taxonomy:
+    def from_open_images(
+        cls,
+        tree: Mapping,
+        classes: Sequence[str],
+        names: Mapping[str, str] | None = None,
+        column_order: str = "right",
+    ) -> Taxonomy:
         """Place `classes` in an Open Images hierarchy.
 
         tree: {"LabelName": ..., "Subcategory": [...]}. A node with several parents keeps its
@@ -77,7 +86,9 @@ class Taxonomy:
         if column_order not in ("right", "as_published"):
             raise ValueError(f"column_order={column_order!r}: choose 'right' or 'as_published'")
         if column_order == "as_published" and names is None:
-            raise ValueError("column_order='as_published' needs names={label name: display name} in file order")
+            raise ValueError(
+                "column_order='as_published' needs names={label name: display name} in file order"
+            )
         classes = tuple(classes)
         if not classes:
             raise ValueError("taxonomy: classes is empty; pass the label columns' names")
@@ -88,7 +99,9 @@ class Taxonomy:
         labels = _resolve(classes, paths, names or {})
         if column_order == "as_published":
             carried = set(labels)
-            by_display = sorted(range(len(labels)), key=lambda column: names.get(labels[column], labels[column]))
+            by_display = sorted(
+                range(len(labels)), key=lambda column: names.get(labels[column], labels[column])
+            )
             in_file_order = [code for code in names if code in carried]
             if len(in_file_order) != len(labels):
                 missing = sorted(carried - set(names))
@@ -151,9 +164,13 @@ def _resolve(classes: tuple[str, ...], paths: Mapping, names: Mapping[str, str])
         labels += found or [None]
     unknown = [name for name, label in zip(classes, labels, strict=True) if label is None]
     if unknown:
-        raise ValueError(f"taxonomy: {len(unknown)} of {len(classes)} classes are not in the tree, first {unknown[:5]}; "
-                         "pass label names of the tree, or names={label name: display name} for display names")
+        raise ValueError(
+            f"taxonomy: {len(unknown)} of {len(classes)} classes are not in the tree, first {unknown[:5]}; "
+            "pass label names of the tree, or names={label name: display name} for display names"
+        )
     if len(set(labels)) != len(labels):
-        repeated = sorted({name for name, label in zip(classes, labels, strict=True) if labels.count(label) > 1})
+        repeated = sorted(
+            {name for name, label in zip(classes, labels, strict=True) if labels.count(label) > 1}
+        )
         raise ValueError(f"taxonomy: classes repeat {repeated[:5]}; every label column needs its own class")
     return tuple(labels)

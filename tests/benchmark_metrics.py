@@ -36,7 +36,9 @@ def alignment(n, queue, top_n=None):
     counts = label_counts(codes, labels, top_n)
     score = jaccard_per_latent(counts).mean()
     patterns = activation_patterns(counts)
-    queue.put((time.perf_counter() - start, f"mean Jaccard {score:.3f}, all alive {patterns.all_alive}", peak()))
+    queue.put(
+        (time.perf_counter() - start, f"mean Jaccard {score:.3f}, all alive {patterns.all_alive}", peak())
+    )
 
 
 def retrieval(n, queue, kind, batch_size, queries, n_jobs, dim=768):
@@ -47,7 +49,9 @@ def retrieval(n, queue, kind, batch_size, queries, n_jobs, dim=768):
         query, reference = (draw.standard_normal((n, dim), dtype=np.float32) for _ in range(2))
     start = time.perf_counter()
     asked = sp.eye_array(min(queries or n, n), n, format="csr")
-    found = retrieval_metrics(query[:asked.shape[0]], reference, positives=asked, batch_size=batch_size, n_jobs=n_jobs)
+    found = retrieval_metrics(
+        query[: asked.shape[0]], reference, positives=asked, batch_size=batch_size, n_jobs=n_jobs
+    )
     figures = f"{asked.shape[0]} queries, R@10 {found.recall[10]:.5f}, MedR {found.median_rank:.0f}"
     queue.put((time.perf_counter() - start, figures, peak()))
 
@@ -81,5 +85,12 @@ if __name__ == "__main__":
         report("alignment, top 25", alignment, chosen.samples, 25)
     for kind in ("codes", "dense"):
         if chosen.only in (None, kind):
-            report(f"retrieval, {kind}", retrieval, chosen.samples, kind, chosen.batch_size, chosen.queries,
-                   chosen.jobs)
+            report(
+                f"retrieval, {kind}",
+                retrieval,
+                chosen.samples,
+                kind,
+                chosen.batch_size,
+                chosen.queries,
+                chosen.jobs,
+            )

@@ -42,7 +42,9 @@ def dense_step(model, optimizer, streams, stacked, cross_weight=1.0, aux_weight=
     own, cross, auxk = [], [], []
     for t, x in streams.items():
         if stacked:
-            rebuilt = dict(zip(z, (torch.cat(list(z.values())) @ model.decoder[t] + model.pre_bias[t]).chunk(len(z))))
+            rebuilt = dict(
+                zip(z, (torch.cat(list(z.values())) @ model.decoder[t] + model.pre_bias[t]).chunk(len(z)))
+            )
         else:
             rebuilt = {s: z[s] @ model.decoder[t] + model.pre_bias[t] for s in z}
         own.append(nmse(rebuilt[t], x))
@@ -51,11 +53,18 @@ def dense_step(model, optimizer, streams, stacked, cross_weight=1.0, aux_weight=
         if dead.any():
             masked = h[t] * dead
             top = masked.topk(model.k_aux, dim=1)
-            aux = torch.zeros_like(masked).scatter(1, top.indices, top.values.relu()) @ model.decoder[t] + model.pre_bias[t]
+            aux = (
+                torch.zeros_like(masked).scatter(1, top.indices, top.values.relu()) @ model.decoder[t]
+                + model.pre_bias[t]
+            )
         else:
             aux = model.pre_bias[t].expand_as(x)
         auxk.append(nmse(aux, target))
-    loss = torch.stack(own).mean() + cross_weight * torch.stack(cross).mean() + aux_weight * torch.stack(auxk).mean()
+    loss = (
+        torch.stack(own).mean()
+        + cross_weight * torch.stack(cross).mean()
+        + aux_weight * torch.stack(auxk).mean()
+    )
     loss.backward()
     if model.gate == "local":
         count()
@@ -68,7 +77,9 @@ def dense_step(model, optimizer, streams, stacked, cross_weight=1.0, aux_weight=
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--gate", default="global", choices=["global", "local"])
@@ -76,22 +87,28 @@ def main():
     options.add_argument("--batch", type=int, default=256)
     options.add_argument("--latents", type=int, default=8192)
     options.add_argument("--k", type=int, default=64)
-    options.add_argument("--steps", type=int, default=7, help="timed steps each, interleaved; medians are compared")
+    options.add_argument(
+        "--steps", type=int, default=7, help="timed steps each, interleaved; medians are compared"
+    )
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(0)
     start = SPARC(DIMS, args.latents, args.k, args.gate, generator=generator)
     for counter in start.steps_since_active.buffers():
         counter[torch.rand(args.latents, generator=generator) < args.dead] = 10**6
-    streams = {s: torch.nn.functional.normalize(torch.randn(args.batch, d, generator=generator)).to(args.device)
-               for s, d in DIMS.items()}
-    steps = {"sparse": lambda m, o: train_step(m, o, streams).total,
-             "dense": lambda m, o: dense_step(m, o, streams, stacked=False),
-             "dense, stacked": lambda m, o: dense_step(m, o, streams, stacked=True)}
+    streams = {
+        s: torch.nn.functional.normalize(torch.randn(args.batch, d, generator=generator)).to(args.device)
+        for s, d in DIMS.items()
+    }
+    steps = {
+        "sparse": lambda m, o: train_step(m, o, streams).total,
+        "dense": lambda m, o: dense_step(m, o, streams, stacked=False),
+        "dense, stacked": lambda m, o: dense_step(m, o, streams, stacked=True),
+    }
     models = {name: copy.deepcopy(start).to(args.device) for name in steps}
     optimizers = {name: make_optimizer(model) for name, model in models.items()}
     times, busy = {name: [] for name in steps}, {name: [] for name in steps}
-    for turn in range(args.steps + 2):      # the first two turns check and warm up
+    for turn in range(args.steps + 2):  # the first two turns check and warm up
         losses = {}
         for name, step in steps.items():
             if args.device != "cpu":
@@ -107,18 +124,24 @@ def main():
             for name in ("dense", "dense, stacked"):
                 torch.testing.assert_close(losses["sparse"], losses[name], rtol=1e-5, atol=0)
                 # Adam's first step is lr * sign(gradient): a tie at rounding level may flip it, so count differences.
-                far = [((a - b).abs() > 1e-5).double().mean().item()
-                       for a, b in zip(models["sparse"].parameters(), models[name].parameters())]
+                far = [
+                    ((a - b).abs() > 1e-5).double().mean().item()
+                    for a, b in zip(models["sparse"].parameters(), models[name].parameters())
+                ]
                 assert max(far) < 1e-3, f"{name}: {max(far):.1%} of a parameter differs after one step"
                 for s in DIMS:
                     same = models["sparse"].steps_since_active[s] == models[name].steps_since_active[s]
                     assert same.double().mean() > 0.999
-            print(f"agree after one step: loss {losses['sparse']:.6f} and {losses['dense']:.6f}, "
-                  f"parameters apart in at most {max(far):.1e} of the entries")
+            print(
+                f"agree after one step: loss {losses['sparse']:.6f} and {losses['dense']:.6f}, "
+                f"parameters apart in at most {max(far):.1e} of the entries"
+            )
     wall, cpu = ({name: statistics.median(v) for name, v in part.items()} for part in (times, busy))
-    for name in steps:      # on a machine that others use, CPU time (all threads) is the one to trust
-        print(f"{name:15s} {wall[name]:8.1f} ms  {wall[name] / wall['sparse']:5.2f}x   "
-              f"CPU {cpu[name]:8.1f} ms  {cpu[name] / cpu['sparse']:5.2f}x")
+    for name in steps:  # on a machine that others use, CPU time (all threads) is the one to trust
+        print(
+            f"{name:15s} {wall[name]:8.1f} ms  {wall[name] / wall['sparse']:5.2f}x   "
+            f"CPU {cpu[name]:8.1f} ms  {cpu[name] / cpu['sparse']:5.2f}x"
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import numpy as np
 import pytest
 
-from sparc_lib.store import FeatureStore
+from sparc_lib.store.reader import FeatureStore
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,16 @@ def small_store(tmp_path):
 
     def make(name, n=96):
         draw = np.random.default_rng(len(name))
-        concepts = draw.random((n, 8)) * (draw.random((n, 8)) < .3) + .05
-        features = {s: (concepts @ a + .1 * draw.standard_normal((n, a.shape[1]))) for s, a in mix.items()}
+        concepts = draw.random((n, 8)) * (draw.random((n, 8)) < 0.3) + 0.05
+        features = {s: (concepts @ a + 0.1 * draw.standard_normal((n, a.shape[1]))) for s, a in mix.items()}
         ids = [f"{name}-{i}" for i in range(n)]
-        return FeatureStore.create(tmp_path / name, features, ids=ids, labels=concepts > .3,
-                                   classes=[f"class {c}" for c in range(8)], split=name)
+        return FeatureStore.create(
+            tmp_path / name,
+            features,
+            ids=ids,
+            labels=concepts > 0.3,
+            classes=[f"class {c}" for c in range(8)],
+            split=name,
+        )
 
     return make

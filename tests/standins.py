@@ -1,4 +1,5 @@
 """Small data sets in the formats of Open Images, Localized Narratives and COCO, and a web server to get them from."""
+
 import io
 import json
 import threading
@@ -13,11 +14,16 @@ from shutil import copy
 import numpy as np
 from PIL import Image
 
-META = Path(__file__).parent / "data/openimages_meta"
-CARRIED = ("/m/0bt9lr", "/m/01yrx", "/m/0k4j", "/m/07j7r", "/m/09j2d")          # dog, cat, car, tree, clothing
+META = Path(__file__).parents[1] / "sparc_lib/data/openimages_meta"
+CARRIED = ("/m/0bt9lr", "/m/01yrx", "/m/0k4j", "/m/07j7r", "/m/09j2d")  # dog, cat, car, tree, clothing
 TOLD = ("a brown dog on the grass", "a cat", "a car on the road", "a tree", "a person in a coat")
-CATEGORIES = [(1, "person", "person"), (2, "bicycle", "vehicle"), (18, "dog", "animal"), (17, "cat", "animal"),
-              (52, "banana", "food")]
+CATEGORIES = [
+    (1, "person", "person"),
+    (2, "bicycle", "vehicle"),
+    (18, "dog", "animal"),
+    (17, "cat", "animal"),
+    (52, "banana", "food"),
+]
 
 
 def jpeg(seed, width=40, height=30, grey=False):
@@ -38,29 +44,60 @@ def open_images(root, n=12, splits=("train", "validation", "test"), varied=False
     for number, split in enumerate(splits):
         (root / split).mkdir()
         ids = [f"{number}{i:015x}" for i in range(n)]
-        captions = [(image, i) for i, image in enumerate(ids)] + [(image, i) for i, image in enumerate(ids) if i % 4 == 0]
+        captions = [(image, i) for i, image in enumerate(ids)] + [
+            (image, i) for i, image in enumerate(ids) if i % 4 == 0
+        ]
         table = ["ImageID,Source,LabelName,Confidence"]
         for i, image in enumerate(ids):
             size = (24, 44) if varied and i % 3 == 2 else (40, 30)
-            (root / split / f"{image}.jpg").write_bytes(jpeg(100 * number + i, *size, grey=varied and i % 5 == 4))
-            table += [f"{image},verification,{CARRIED[i % 5]},1", f"{image},crowdsource-verification,{CARRIED[i % 5]},1",
-                      f"{image},verification,{CARRIED[(i + 1) % 5]},0", f"{image},verification,/m/01g317,1"]
-        table.append(f"{'f' * 16},verification,/m/01g317,1")                   # an image without a caption
+            (root / split / f"{image}.jpg").write_bytes(
+                jpeg(100 * number + i, *size, grey=varied and i % 5 == 4)
+            )
+            table += [
+                f"{image},verification,{CARRIED[i % 5]},1",
+                f"{image},crowdsource-verification,{CARRIED[i % 5]},1",
+                f"{image},verification,{CARRIED[(i + 1) % 5]},0",
+                f"{image},verification,/m/01g317,1",
+            ]
+        table.append(f"{'f' * 16},verification,/m/01g317,1")  # an image without a caption
         (root / f"{split}-annotations-human-imagelabels-boxable.csv").write_text("\n".join(table) + "\n")
         name = f"open_images_{'train_v6' if split == 'train' else split}_captions.jsonl"
-        (root / name).write_text("".join(json.dumps({
-            "dataset_id": f"open_images_{split}", "image_id": image, "annotator_id": i,
-            "caption": f"In this image we can see {TOLD[i % 5]}. "}) + "\n" for image, i in captions))
+        (root / name).write_text(
+            "".join(
+                json.dumps(
+                    {
+                        "dataset_id": f"open_images_{split}",
+                        "image_id": image,
+                        "annotator_id": i,
+                        "caption": f"In this image we can see {TOLD[i % 5]}. ",
+                    }
+                )
+                + "\n"
+                for image, i in captions
+            )
+        )
     return n + -(-n // 4)
 
 
 def describe(root, n_captions, url=None, **more):
     """`source.json`: this is an excerpt, to be had from `url`."""
-    where = {} if url is None else {"classes": f"{url}/oidv7-class-descriptions-boxable.csv", "labels": url, "captions": url,
-                                    "hierarchy": f"{url}/bbox_labels_600_hierarchy.json", "images": url}
+    where = (
+        {}
+        if url is None
+        else {
+            "classes": f"{url}/oidv7-class-descriptions-boxable.csv",
+            "labels": url,
+            "captions": url,
+            "hierarchy": f"{url}/bbox_labels_600_hierarchy.json",
+            "images": url,
+        }
+    )
     Path(root).mkdir(parents=True, exist_ok=True)
-    (Path(root) / "source.json").write_text(json.dumps(
-        {"name": "excerpt", "train": n_captions, "val": n_captions, "test": n_captions, **where, **more}))
+    (Path(root) / "source.json").write_text(
+        json.dumps(
+            {"name": "excerpt", "train": n_captions, "val": n_captions, "test": n_captions, **where, **more}
+        )
+    )
 
 
 def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
@@ -76,23 +113,59 @@ def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
         for i in reversed(range(n)):
             number = first + 7 * i
             width, height = (40, 44) if varied and i % 3 == 2 else (40, 30)
-            images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": width, "height": height,
-                           "coco_url": f"http://images.cocodataset.org/{split}/{number:012d}.jpg"})
-            (root / split / f"{number:012d}.jpg").write_bytes(jpeg(number, width, height, varied and i % 5 == 4))
+            images.append(
+                {
+                    "id": number,
+                    "file_name": f"{number:012d}.jpg",
+                    "width": width,
+                    "height": height,
+                    "coco_url": f"http://images.cocodataset.org/{split}/{number:012d}.jpg",
+                }
+            )
+            (root / split / f"{number:012d}.jpg").write_bytes(
+                jpeg(number, width, height, varied and i % 5 == 4)
+            )
             for k in range(5):
-                captions.append({"image_id": number, "id": 10 * number + (4 - k), "caption": f"{TOLD[i % 5]}, told {4 - k}.\n"})
-            if i % 7 != 6:                                                      # some photographs have no instance
+                captions.append(
+                    {
+                        "image_id": number,
+                        "id": 10 * number + (4 - k),
+                        "caption": f"{TOLD[i % 5]}, told {4 - k}.\n",
+                    }
+                )
+            if i % 7 != 6:  # some photographs have no instance
                 for k in range(1 + i % 2):
                     x = 2 + 20 * k
-                    instances.append({"id": 10 * number + k, "image_id": number, "category_id": CATEGORIES[(i + k) % 5][0],
-                                      "iscrowd": 0, "area": 100, "bbox": [x, 5, 10, 10],
-                                      "segmentation": [[x, 5, x + 10, 5, x + 10, 15, x, 15]]})
+                    instances.append(
+                        {
+                            "id": 10 * number + k,
+                            "image_id": number,
+                            "category_id": CATEGORIES[(i + k) % 5][0],
+                            "iscrowd": 0,
+                            "area": 100,
+                            "bbox": [x, 5, 10, 10],
+                            "segmentation": [[x, 5, x + 10, 5, x + 10, 15, x, 15]],
+                        }
+                    )
         tall = images[0]["height"]
-        instances.append({"id": 5, "image_id": images[0]["id"], "category_id": 1, "iscrowd": 1, "area": 60, "bbox": [0, 0, 2, 30],
-                          "segmentation": {"counts": [0, 2 * tall, 38 * tall], "size": [tall, 40]}})
+        instances.append(
+            {
+                "id": 5,
+                "image_id": images[0]["id"],
+                "category_id": 1,
+                "iscrowd": 1,
+                "area": 60,
+                "bbox": [0, 0, 2, 30],
+                "segmentation": {"counts": [0, 2 * tall, 38 * tall], "size": [tall, 40]},
+            }
+        )
         kinds = [{"id": number, "name": name, "supercategory": above} for number, name, above in CATEGORIES]
         documents[f"annotations/captions_{split}.json"] = {"images": images, "annotations": captions}
-        documents[f"annotations/instances_{split}.json"] = {"images": images, "annotations": instances, "categories": kinds}
+        documents[f"annotations/instances_{split}.json"] = {
+            "images": images,
+            "annotations": instances,
+            "categories": kinds,
+        }
     if zipped:
         with zipfile.ZipFile(root / "annotations_trainval2017.zip", "w") as archive:
             for name, document in documents.items():
@@ -106,6 +179,7 @@ def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
 class Web:
     """What the server was asked for, and how it is to misbehave: `status` answers a path with a code that often,
     `cut` halves its body that often, `altered` replaces it, `delay` (seconds) comes before every answer."""
+
     def __init__(self):
         self.asked, self.status, self.cut, self.altered, self.delay = Counter(), {}, Counter(), {}, 0.0
 
@@ -140,8 +214,8 @@ def served(directory):
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
             if body is not None:
-                with suppress(ConnectionError):                                 # the client was killed
-                    self.wfile.write(body[:len(body) // 2] if cut else body)
+                with suppress(ConnectionError):  # the client was killed
+                    self.wfile.write(body[: len(body) // 2] if cut else body)
                 self.close_connection = cut or self.close_connection
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(directory)))

@@ -1,0 +1,1 @@
+"""The paper's claims and published numbers, and the rules that judge them."""

@@ -1,0 +1,248 @@
+"""The scorecard: every claim of the paper beside what the authors' notebooks show, what is measured here, and controls.
+
+Claims and rules lie in claims.yaml, the rules' meaning in verdicts.py, the numbers in results/<profile>/. Nothing here
+is a matter of opinion: change a number, and the verdict follows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import pandas as pd
+import yaml
+
+from .. import paths
+from .published_numbers import published
+from .quantities import Quantities, read_quantities
+from .verdicts import VERDICTS, Condition, Outcome, Sample, Verdict, because, decide, examine, number
+
+CLAIMS = Path(__file__).parent / "claims.yaml"
+PUBLISHED_LATENTS = 8192  # activation patterns are published as numbers of latents
+SYMBOLS: dict[Verdict, str] = {
+    "holds": "●",
+    "holds in part": "◐",
+    "does not hold": "○",
+    "not measurable": "–",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row; the fields are explained at the top of claims.yaml."""
+
+    id: str
+    name: str
+    group: str
+    claim: str
+    published: tuple[str, ...]
+    note: str
+    table: str
+    show: Mapping[str, str]
+    control: Mapping[str, str]
+    conditions: tuple[Condition, ...]
+    controls: tuple[Condition, ...]
+
+    def published_ids(self) -> list[str]:
+        """Ids of the published numbers that state this claim."""
+        return [key for key in published() if any(fnmatchcase(key, pattern) for pattern in self.published)]
+
+    def quantities(self) -> list[str]:
+        """Ids of all quantities that its conditions and controls need."""
+        sides = [side for test in (*self.conditions, *self.controls) for side in (test.left, test.right)]
+        return list(dict.fromkeys(side for side in sides if isinstance(side, str)))
+
+
+class Judgement(NamedTuple):
+    """A claim with its verdict, the outcome of every condition and control, and one sentence that says why."""
+
+    claim: Claim
+    verdict: Verdict
+    conditions: list[Outcome]
+    controls: list[Outcome]
+    why: str
+
+
+def load_claims(file: Path = CLAIMS) -> list[Claim]:
+    """Read and check claims.yaml. Raises ValueError, naming claim and field, for anything that does not fit."""
+    return [
+        _claim(raw, f"{file.name}, claim {raw.get('id')!r}")
+        for raw in yaml.safe_load(file.read_text("utf-8"))
+    ]
+
+
+def _claim(raw: dict, where: str) -> Claim:
+    names = {field.name for field in fields(Claim)}
+    if set(raw) != names:
+        raise ValueError(f"{where}: unknown or missing fields {sorted(set(raw) ^ names)}")
+    for field in ("show", "control"):
+        if not all(isinstance(value, str) for value in raw[field].values()):
+            raise ValueError(f"{where}: {field} must map labels to ids; quote labels that contain a comma")
+    if not raw["conditions"]:
+        raise ValueError(f"{where}: a claim needs at least one condition")
+    try:
+        tests = {
+            field: tuple(Condition(**test) for test in raw[field]) for field in ("conditions", "controls")
+        }
+    except TypeError as error:
+        raise ValueError(
+            f"{where}: {error}; a condition has left, relation, right, says, fails, margin"
+        ) from error
+    claim = Claim(**{**raw, **tests, "published": tuple(raw["published"])})
+    for pattern in claim.published:
+        if not any(fnmatchcase(key, pattern) for key in published()):
+            raise ValueError(f"{where}: {pattern!r} matches no id of published_results.json")
+    return claim
+
+
+def judge(claim: Claim, quantities: Quantities) -> Judgement:
+    """Apply the claim's rules to the numbers."""
+    conditions, controls = (
+        [examine(test, quantities.found) for test in tests] for tests in (claim.conditions, claim.controls)
+    )
+    verdict = decide(conditions, controls)
+    why = because(conditions, controls)
+    if verdict == "not measurable":
+        absent = [key for key in claim.quantities() if key not in quantities.found]
+        why = f"Not measurable on this profile ({quantities.missing.get(claim.table) or 'no number for ' + absent[0]})."
+    return Judgement(claim, verdict, conditions, controls, why)
+
+
+class Scorecard(NamedTuple):
+    """All judgements, and the numbers they rest on."""
+
+    judgements: list[Judgement]
+    quantities: Quantities
+
+    def counts(self) -> dict[Verdict, int]:
+        """How many claims got which verdict."""
+        return {verdict: sum(j.verdict == verdict for j in self.judgements) for verdict in VERDICTS}
+
+
+def scorecard(folder: Path) -> Scorecard:
+    """All claims judged by the tables in a folder, results/<profile>/."""
+    quantities = read_quantities(folder)
+    return Scorecard([judge(claim, quantities) for claim in load_claims()], quantities)
+
+
+def counterpart(published_id: str) -> str:
+    """The quantity of this project that stands beside a published number: the same id, whatever the photographs. On
+    COCO the paper joins all captions of an image into one text (F15)."""
+    if published_id.startswith("retrieval/coco/"):
+        return published_id.replace("/coco/", "/").replace("/R@1", "/joined/R@1")
+    return published_id.replace("/open_images/", "/")
+
+
+def published_value(published_id: str) -> float:
+    """The published number, in the unit used here: numbers of latents as shares."""
+    row = published()[published_id]
+    counted = row.metric in ("number of latents of 8192", "dead latents of 8192 in this stream")
+    return row.value / PUBLISHED_LATENTS if counted else row.value
+
+
+def score_table(card: Scorecard) -> pd.DataFrame:
+    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, note, where (link)."""
+    found, beside = card.quantities.found, {counterpart(key): key for key in published()}
+    rows = []
+    for claim, verdict, _, _, why in card.judgements:
+        texts: dict[bool, list[str]] = {True: [], False: []}
+        for label, key in claim.show.items():
+            if key in beside:
+                texts[published()[beside[key]].source.startswith("paper")].append(
+                    f"{label}: {number(published_value(beside[key]))}"
+                )
+        rows.append(
+            {
+                "id": claim.id,
+                "group": claim.group,
+                "claim": claim.claim,
+                "paper": "; ".join(texts[True]),
+                "authors' notebooks": "; ".join(texts[False]),
+                "here": _listed(claim.show, found),
+                "control": _listed(claim.control, found),
+                "verdict": verdict,
+                "why": why,
+                "note": claim.note,
+                "where": link(claim.table),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _listed(labels: Mapping[str, str], found: Mapping[str, Sample]) -> str:
+    return "; ".join(f"{label}: {found[key]}" for label, key in labels.items() if key in found)
+
+
+def number_table(card: Scorecard) -> pd.DataFrame:
+    """One row a published number: id, claim, paper, authors' notebooks, here (mean, low, high over n seeds). Activation
+    patterns are shares of all latents. Empty where this profile measures no counterpart."""
+    claims = {
+        key: judgement.claim.id for judgement in card.judgements for key in judgement.claim.published_ids()
+    }
+    rows = []
+    for key, row in published().items():
+        sample, paper = card.quantities.found.get(counterpart(key)), row.source.startswith("paper")
+        rows.append(
+            {
+                "id": key,
+                "claim": claims.get(key),
+                "paper": published_value(key) if paper else None,
+                "authors' notebooks": None if paper else published_value(key),
+                "here": sample.mean if sample else None,
+                "low": sample.low if sample else None,
+                "high": sample.high if sample else None,
+                "seeds": len(sample.values) if sample else 0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def link(table: str) -> str:
+    """Markdown link from results/<profile>/ to the cell that writes a table; plain text if there is no notebook yet."""
+    notebooks = sorted(paths.notebooks_dir().glob(f"{table[:2]}_*.ipynb"))
+    if not notebooks:
+        return f"notebook {table[:2]}"
+    cells = nbformat.read(notebooks[0], as_version=4).cells
+    wanted = [cell.get("id") for cell in cells if cell.cell_type == "code" and f'"{table}"' in cell.source]
+    anchor = f"#cell-id={wanted[0]}" if wanted and wanted[0] else ""
+    return f"[{table}](../../notebooks/{notebooks[0].name}{anchor})"
+
+
+def markdown(card: Scorecard, profile: str) -> str:
+    """The scorecard as a page: rules, totals, one table a group."""
+    table = score_table(card)
+    total = ", ".join(f"{verdict}: {n}" for verdict, n in card.counts().items())
+    lines = [
+        f"# Scorecard, profile `{profile}`",
+        "",
+        f"{len(table)} claims; {total}.",
+        "",
+        "Verdicts are computed by the rules in `sparc_lib/claims/claims.yaml` and `sparc_lib/claims/verdicts.py` from the "
+        "tables in this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. Numbers here are "
+        "means over seeds, with the lowest and the highest seed in brackets.",
+        "",
+    ]
+    columns = [column for column in table if column not in ("id", "group")]
+    table["verdict"] = table.verdict.map(lambda verdict: f"{SYMBOLS[verdict]} {verdict}")
+    for group, rows in table.groupby("group", sort=False):
+        lines += [f"## {group}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        lines += [
+            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
+            for row in rows[columns].itertuples(index=False)
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def save_markdown(text: str, profile: str) -> Path:
+    """Write results/<profile>/scorecard.md, aside first."""
+    file = paths.results_dir(profile) / "scorecard.md"
+    aside = file.with_name(file.name + ".partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+    return file

@@ -1,0 +1,141 @@
+"""What the data sets of photographs share: image files on disk, subsets, and labels per pair."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from PIL import Image
+
+from .images import RemoteImage, absent
+
+log = logging.getLogger(__name__)
+TOLERATED = 0.01  # share of missing images that an extraction may skip and list
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as it is; the message names the file and the remedy."""
+
+
+class Limits(NamedTuple):
+    """How much of a split to take: images, then pairs of those; None takes all."""
+
+    images: int | None = None
+    pairs: int | None = None
+    seed: int = 0
+
+
+class Pairs(NamedTuple):
+    """Columns of n (image, caption) pairs in the order of the publisher's file."""
+
+    ids: list[str]
+    image_ids: list[str]
+    captions: list[str]
+
+    def take(self, rows: Sequence[int]) -> Pairs:
+        return Pairs(*([column[row] for row in rows] for column in self))
+
+
+class InstanceMask(NamedTuple):
+    """One instance. column: of its class. mask: bool [height, width] of the photograph as it is stored."""
+
+    column: int
+    mask: np.ndarray
+    crowd: bool
+
+
+def chosen(names: Sequence[str], n: int | None, seed: int) -> list[int]:
+    """Rows of `n` of the names, ascending: those with the smallest SHA-256 of (seed, name).
+
+    The same on every machine and in every order of the names, and nested: the choice of a smaller n is contained in
+    that of a larger one.
+    """
+    if n is None or n >= len(names):
+        return list(range(len(names)))
+
+    def rank(row: int) -> bytes:
+        return hashlib.sha256(f"{seed}/{names[row]}".encode()).digest()
+
+    return sorted(sorted(range(len(names)), key=rank)[:n])
+
+
+def limited(pairs: Pairs, limits: Limits) -> Pairs:
+    """The pairs of the chosen images, and of those the chosen pairs."""
+    images = list(dict.fromkeys(pairs.image_ids))
+    kept = {images[row] for row in chosen(images, limits.images, limits.seed)}
+    pairs = pairs.take([row for row, image in enumerate(pairs.image_ids) if image in kept])
+    return pairs.take(chosen(pairs.ids, limits.pairs, limits.seed))
+
+
+def label_matrix(
+    image_ids: Sequence[str], carried: tuple[Sequence[str], Sequence[int]], n_classes: int
+) -> sp.csr_array:
+    """Boolean CSR [n_pairs, n_classes] from (image ids [m], columns [m]); a label repeated for an image counts once."""
+    images, columns = carried
+    number = {image: row for row, image in enumerate(dict.fromkeys(image_ids))}
+    rows = np.fromiter((number[image] for image in images), np.int64, len(images))
+    ones = np.ones(len(rows), bool)
+    per_image = sp.csr_array(
+        (ones, (rows, np.asarray(columns, np.int64))), shape=(len(number), n_classes), dtype=bool
+    )
+    per_image.sum_duplicates()
+    return per_image[np.fromiter((number[image] for image in image_ids), np.int64, len(image_ids))]
+
+
+class PhotoDataset:
+    """(image, caption) pairs whose images are files, in the interface that extraction expects of every data set.
+
+    `labels`: boolean CSR [n_pairs, n_classes] over `classes`. `paths`: image file of every pair. `urls`: where it is
+    published. `skipped`: lines of the caption file that could not be read. `fingerprint` stands for the pixels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        pairs: Pairs,
+        labels: sp.csr_array,
+        classes: Sequence[str],
+        paths: Sequence[Path],
+        urls: Sequence[str],
+        skipped: Sequence[str] = (),
+    ):
+        self.name, self.split, self.fingerprint = name, split, name
+        self.ids, self.image_ids, self.captions = pairs
+        self.labels, self.classes, self.paths, self.urls = labels, list(classes), list(paths), list(urls)
+        self.skipped = tuple(skipped)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, i: int) -> Image.Image:
+        """Photograph of pair i as it is stored, of any size and mode; not decoded yet. Raises OSError if unreadable."""
+        return Image.open(self.paths[i])
+
+    def remote_images(self) -> list[RemoteImage]:
+        """Every distinct image with its address, for `fetch_images`."""
+        return list(dict.fromkeys(map(RemoteImage, self.paths, self.urls)))
+
+    def demand_images(self, command: str) -> None:
+        """Raise DataError when more than 1 % of the images are missing; fewer are named in the log, and skipped later.
+
+        command: what the reader should run to get them.
+        """
+        images = self.remote_images()
+        missing = absent(images)
+        if not missing:
+            return
+        first = missing[0].path
+        told = (
+            f"{first.parent}: {len(missing)} of {len(images)} images are missing, the first is {first.name}"
+        )
+        if len(missing) > TOLERATED * len(images):
+            raise DataError(
+                f"{told}. Get them with: {command}; or point --data-root (SPARC_DATASETS) to where they are"
+            )
+        log.warning("%s; extraction skips and lists them. To get them: %s", told, command)

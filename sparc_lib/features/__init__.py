@@ -1,0 +1,1 @@
+"""From images and captions to features: the frozen encoders and the extraction."""

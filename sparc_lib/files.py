@@ -1,0 +1,113 @@
+"""Files that are whole or not there: written aside, made durable, renamed; with one lock and one word for a full disk."""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+PARTIAL = ".partial"  # suffix of what is being written
+FULL_BELOW = 2**20  # bytes: a disk with less free space than this counts as full
+
+
+class DiskFullError(OSError):
+    """No space left; the message names the file and says what to do."""
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal. Raises FileNotFoundError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Return when the file's contents are on the disk and not merely in its cache."""
+    _sync(path, os.O_RDWR)
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names in a folder are on the disk: a rename is durable only after this."""
+    _sync(path, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Yield `<path>.partial` to write to; on success it is made durable and renamed to `path`, else removed.
+
+    The folder is made if missing. Raises DiskFullError when the disk is full; whatever the block raises passes.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + PARTIAL)
+    with disk_full_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            sync_file(partial)
+            os.replace(partial, path)
+            sync_folder(path.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """Turn any error of a full disk while `path` is written into a DiskFullError that says what to do.
+
+    torch reports a full disk as a RuntimeError without an error number, so the free space is looked at too.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, DiskFullError) or not is_disk_full(error, path):
+            raise
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"{path}: the disk is full. Free space there, or point $SPARC_DATA (heavy artefacts) or $SPARC_OUTPUT "
+            "(figures and results) elsewhere, then run again: finished parts are kept",
+        ) from error
+
+
+def is_disk_full(error: BaseException, path: Path) -> bool:
+    """Whether `error`, raised while `path` was written, says that the disk is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    return shutil.disk_usage(folder).free < FULL_BELOW
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock `<path>.lock`; the system lets go of it when the process ends, however it ends.
+
+    wait: False raises filelock.Timeout at once when another process holds the lock; True waits and says so.
+    """
+    lock = FileLock(Path(path).with_name(Path(path).name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        log.warning("waiting for another process that works on %s", path)
+        started = time.monotonic()
+        lock.acquire()
+        log.warning("waited %.0f s for %s", time.monotonic() - started, path)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""The miniature world: drawn scenes of which everything is known, their captions and names."""

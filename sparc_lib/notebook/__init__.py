@@ -1,0 +1,1 @@
+"""What the notebooks show and save: figures, tables with their provenance, checks."""

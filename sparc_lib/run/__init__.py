@@ -1,0 +1,1 @@
+"""What run_all.sh starts: executing notebooks, writing them back, tests, downloads."""

@@ -1,0 +1,276 @@
+"""The steps the notebooks share: a profile's data, features and trained models, each built once and then reused."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from joblib import cpu_count
+
+from .. import paths
+from ..data import catalogue as data_sets
+from ..data.pairs import PairedDataset
+from ..features.encoders import ClipEncoder, DinoEncoder, demand_input_sizes
+from ..features.extraction import extract
+from ..features.shards import extract_shard, merge, place
+from ..model import SPARC
+from ..profiles import Profile, Setting
+from ..store.reader import FeatureStore
+from ..training import TrainConfig, TrainResult, train
+from .parallel import each
+from .planning import make_plan
+from .sources import code_of
+from .stages import is_finished, lock, stage
+
+log = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
+RANDOM = 0  # seed of the random-weight encoders, the control of every result
+PARALLEL_FROM = 1000  # images from which a process a core pays for its start
+WORTH_TELLING = 600  # seconds of training from which on the plan is told before it starts
+
+
+def best_device() -> str:
+    """ "cuda" if there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@lru_cache(maxsize=6)
+def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
+    """The image-caption pairs of a split. Raises DataError when its images are missing.
+
+    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference elsewhere.
+    """
+    return data_sets.load_whole(profile, split, single_captions)
+
+
+def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
+    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label names."""
+    return data_sets.concepts(profile, classes)
+
+
+def loaders(profile: Profile) -> int:
+    """Processes that read and resize photographs while the encoders work; drawing a scene is too fast to hand over."""
+    return 0 if profile.data.kind == "miniworld" else min(16, (os.cpu_count() or 2) - 1)
+
+
+def control(profile: Profile) -> Profile:
+    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says so, all
+    else equal, and as many training steps, so that only the encoders differ. `features` and `trained` apply it."""
+    full, fewer = profile.data.train, profile.data.control_train
+    if fewer is None:
+        return profile
+    epochs = round(profile.sparc.epochs * full / fewer)
+    return dataclasses.replace(
+        profile,
+        data=dataclasses.replace(profile.data, train=fewer, control_train=None),
+        sparc=dataclasses.replace(profile.sparc, epochs=epochs),
+    )
+
+
+def is_control(store: FeatureStore) -> bool:
+    """Whether the features come from encoders with random weights."""
+    return any(stream.encoder.revision.startswith("random-") for stream in store.manifest.streams)
+
+
+def encoders(
+    profile: Profile, random_weights: int | None = None, device: str = "cpu", offline: bool = False
+) -> tuple[DinoEncoder, ClipEncoder]:
+    """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never trained."""
+    dino, clip = profile.encoders.dino, profile.encoders.clip
+    common = dict(
+        offline=offline, random_weights=random_weights, device=device, precision=profile.encoders.precision
+    )
+    found = (
+        DinoEncoder(dino.location, revision=dino.revision, **common),
+        ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common),
+    )
+    demand_input_sizes(*found, (dino.resize, dino.image_size), clip.image_size)
+    return found
+
+
+def features(
+    profile: Profile,
+    split: str,
+    random_weights: int | None = None,
+    progress: bool = True,
+    single_captions: bool = False,
+) -> FeatureStore:
+    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`."""
+    profile = profile if random_weights is None else control(profile)
+    dino, clip = encoders(profile, random_weights, best_device())
+
+    def build(partial: Path) -> None:
+        data, store = dataset(profile, split, single_captions), partial / "store"
+        shards, world = place(shards_root(), data, dino, clip), processes(profile, data)
+        if shards.exists() and not store.exists():  # several processes have been at work (distributed.py)
+            merge(data, dino, clip, shards, store)
+        elif world > 1 and not store.exists():
+            parts = partial / f"parts-of-{world}"
+            tasks = [(profile, split, random_weights, parts, rank, world, progress) for rank in range(world)]
+            each(_extract_part, tasks, f"features of {split}", world, progress=False)
+            merge(data, dino, clip, parts, store)
+            shutil.rmtree(parts)
+        extract(
+            data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress
+        )
+        shutil.rmtree(shards, ignore_errors=True)
+
+    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip, single_captions), build)
+    return FeatureStore.open(
+        folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint}
+    )
+
+
+def processes(profile: Profile, data: PairedDataset) -> int:
+    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU gain
+    little from several threads; one alone for photographs, which have loading processes of their own, and on a GPU."""
+    alone = (
+        profile.data.kind != "miniworld"
+        or torch.cuda.is_available()
+        or len(set(data.image_ids)) < PARALLEL_FROM
+    )
+    return 1 if alone else min(cpu_count(), 8)
+
+
+def _extract_part(
+    profile: Profile,
+    split: str,
+    random_weights: int | None,
+    folder: Path,
+    rank: int,
+    world: int,
+    progress: bool,
+) -> None:
+    dino, clip = encoders(profile, random_weights)
+    folder.mkdir(exist_ok=True)
+    with lock(folder / f"{rank:04d}"):  # one that outlived its killed parent may still be at work
+        extract_shard(
+            dataset(profile, split),
+            dino,
+            clip,
+            folder,
+            rank,
+            world,
+            batch_size=profile.encoders.batch_size,
+            progress=progress and rank == 0,
+        )
+
+
+def has_features(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> bool:
+    """Whether the features of a split under these encoders are there already."""
+    return is_finished(f"features-{split}", _feature_inputs(profile, split, dino, clip))
+
+
+def shards_root() -> Path:
+    """Where processes that extract together leave their shards until they are merged."""
+    return paths.data_root() / "shards"
+
+
+def _feature_inputs(
+    profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder, single_captions: bool = False
+) -> dict:
+    return data_sets.inputs(profile, split, single_captions) | {
+        "dino": dino.fingerprint,
+        "clip": clip.fingerprint,
+        "code": code_of("features"),
+    }
+
+
+class Run(NamedTuple):
+    """A SPARC with how it came about: ``history`` is tidy (step, epoch, term, source, target, value)."""
+
+    model: SPARC
+    history: pd.DataFrame
+
+
+def untrained(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> SPARC:
+    """SPARC as initialised for this setting and seed: the control of every alignment number."""
+    spec = profile.sparc
+    return SPARC(
+        store.dims,
+        spec.n_latents,
+        spec.k,
+        setting.gate,
+        spec.k_aux,
+        spec.dead_after,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True) -> Run:
+    """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill."""
+
+    def build(partial: Path) -> None:
+        result = fit(profile, setting, seed, store, partial / "checkpoint.pt", progress)
+        torch.save(result.model.cpu().state_dict(), partial / "model.pt.partial")
+        (partial / "model.pt.partial").rename(partial / "model.pt")
+        result.history.to_csv(partial / "history.csv", index=False)
+        (partial / "checkpoint.pt").unlink()
+
+    model = untrained(profile, setting, seed, store)
+    folder = stage("sparc", _run_inputs(profile, setting, seed, store), build)
+    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    return Run(model.eval(), pd.read_csv(folder / "history.csv"))
+
+
+def trained_all(
+    profile: Profile, store: FeatureStore, seeds: Sequence[int] | None = None, progress: bool = True
+) -> dict[tuple[str, int], Run]:
+    """{(setting, seed): run} of every headline setting of the profile and its seeds, trained side by side."""
+    jobs = [
+        (setting, seed)
+        for setting in profile.settings
+        for seed in (profile.seeds if seeds is None else seeds)
+    ]
+    each(_train_one, [(profile, *job, store.directory) for job in jobs], "training", progress=progress)
+    return {(setting.name, seed): trained(profile, setting, seed, store) for setting, seed in jobs}
+
+
+def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> None:
+    trained(profile, setting, seed, FeatureStore.open(store), progress=False)
+
+
+def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> bool:
+    """Whether `trained` would find this run finished."""
+    return is_finished("sparc", _run_inputs(profile, setting, seed, store))
+
+
+def fit(
+    profile: Profile,
+    setting: Setting,
+    seed: int,
+    store: FeatureStore,
+    checkpoint: Path,
+    progress: bool = True,
+) -> TrainResult:
+    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed."""
+    config, device = train_config(profile, setting.cross_weight, seed, store), best_device()
+    model = untrained(profile, setting, seed, store).to(device)
+    plan = make_plan(model, store, config, device)
+    if plan.seconds > WORTH_TELLING:
+        log.warning("%s, seed %d: %s", setting.name, seed, plan.describe())
+    return train(model, store.resident(device) if plan.resident else store, config, checkpoint, progress)
+
+
+def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:
+    """How a run with this λ and seed on `store` is trained."""
+    spec = control(profile).sparc if is_control(store) else profile.sparc
+    return TrainConfig.from_spec(spec, cross_weight=cross_weight, seed=seed)
+
+
+def _run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+    return {
+        "store": store.digest,
+        "model": untrained(profile, setting, seed, store).config,
+        "training": train_config(profile, setting.cross_weight, seed, store),
+        "init": seed,
+        "code": code_of("training", "store"),
+    }

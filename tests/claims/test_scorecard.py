@@ -1,0 +1,308 @@
+import pandas as pd
+import pytest
+import yaml
+from scipy.optimize import linprog
+
+from sparc_lib import paths
+from sparc_lib.claims.published_numbers import published
+from sparc_lib.claims.quantities import TABLES, Quantities, read_quantities
+from sparc_lib.claims.scorecard import (
+    CLAIMS,
+    judge,
+    link,
+    load_claims,
+    markdown,
+    number_table,
+    published_value,
+    save_markdown,
+    score_table,
+    scorecard,
+)
+from sparc_lib.claims.verdicts import Sample, examine
+from sparc_lib.notebook import style as plots
+from sparc_lib.notebook.scorecard import verdict_chart
+
+MINI = paths.REPO / "results" / "mini"
+STEP = 0.01  # how far from a threshold the made-up numbers lie
+
+
+def ideal(claim):
+    """Made-up numbers under which all conditions and controls of a claim hold, each by STEP."""
+    ids = claim.quantities()
+    rows, bounds = [], []
+    for test in (*claim.conditions, *claim.controls):
+        signs = {
+            "above": [(-1, -test.margin - STEP)],
+            "below": [(1, -test.margin - STEP)],
+            "near": [(1, test.margin - STEP / 10), (-1, test.margin - STEP / 10)],
+        }[test.relation]
+        for sign, bound in signs:
+            row = [0.0] * len(ids)
+            row[ids.index(test.left)] += sign
+            if isinstance(test.right, str):
+                row[ids.index(test.right)] -= sign
+            else:
+                bound += sign * test.right
+            rows.append(row)
+            bounds.append(bound)
+    solved = linprog([0] * len(ids), A_ub=rows, b_ub=bounds, bounds=(-10, 10))
+    assert solved.success, f"{claim.id} can never hold: its rules contradict each other"
+    return dict(zip(ids, solved.x))
+
+
+def judged(claim, numbers):
+    return judge(claim, Quantities({key: Sample.of([value]) for key, value in numbers.items()}, {}))
+
+
+@pytest.fixture(params=load_claims(), ids=lambda claim: claim.id)
+def claim(request):
+    return request.param
+
+
+def test_a_claim_holds_when_everything_it_asks_for_is_true(claim):
+    assert judged(claim, ideal(claim)).verdict == "holds"
+
+
+def test_each_threshold_has_two_sides(claim):
+    for test in (*claim.conditions, *claim.controls):
+        numbers = ideal(claim)
+        right = numbers[test.right] if isinstance(test.right, str) else test.right
+        sign = -1 if test.relation == "below" else 1
+        for offset, holds in ((STEP / 2, test.relation != "near"), (-STEP / 2, test.relation == "near")):
+            numbers[test.left] = right + sign * (test.margin + offset)
+            sample = {key: Sample.of([value]) for key, value in numbers.items()}
+            assert examine(test, sample).holds is holds
+            assert holds or judged(claim, numbers).verdict != "holds"
+
+
+def test_a_missing_number_makes_it_not_measurable_and_a_missing_control_partial(claim):
+    for test in claim.conditions:
+        numbers = ideal(claim)
+        del numbers[test.left]
+        lost = judged(claim, numbers)
+        assert lost.verdict == "not measurable" and test.left in lost.why
+    needed = {side for test in claim.conditions for side in (test.left, test.right)}
+    for test in claim.controls:
+        numbers = ideal(claim)
+        if test.left not in needed:
+            del numbers[test.left]
+            assert judged(claim, numbers).verdict == "holds in part"
+
+
+def test_an_absent_table_is_named(claim, tmp_path):
+    found = next(j for j in scorecard(tmp_path).judgements if j.claim.id == claim.id)
+    assert found.verdict == "not measurable"
+    assert found.why == (
+        f"Not measurable on this profile (notebook {claim.table[:2]} not run: {claim.table}.csv is missing)."
+    )
+
+
+def test_every_published_number_belongs_to_a_claim():
+    covered = {key for claim in load_claims() for key in claim.published_ids()}
+    assert covered == set(published())
+    names = [claim.id for claim in load_claims()]
+    assert len(set(names)) == len(names) and {claim.table for claim in load_claims()} <= set(TABLES)
+
+
+def test_committed_tables_hold_every_number_the_claims_ask_for():
+    quantities = read_quantities(MINI)
+    present = ("02_scores", "04_jaccard", "04_patterns", "04_retrieval")
+    wanted = {
+        key
+        for claim in load_claims()
+        if claim.table in present
+        for key in (*claim.quantities(), *claim.show.values(), *claim.control.values())
+    }
+    elsewhere = ("sweep/", "retrieval/baseline/")  # written by notebooks 03 and 05
+    assert {key for key in wanted if not key.startswith(elsewhere)} <= set(quantities.found)
+    for claim in load_claims():
+        if claim.table not in quantities.missing:
+            assert "#cell-id=" in link(claim.table)
+
+
+def test_the_card_as_tables_page_and_figure():
+    card = scorecard(MINI)
+    table, numbers = score_table(card), number_table(card)
+    assert len(table) == len(load_claims()) and sum(card.counts().values()) == len(table)
+    mixed = numbers.set_index("id").loc["patterns/local_lambda1/mixed_2_of_3"]
+    assert mixed["authors' notebooks"] == pytest.approx(3995 / 8192) and mixed.low <= mixed.here <= mixed.high
+    assert numbers.claim.notna().all() and len(numbers) == len(published())
+    page = markdown(card, "mini")
+    assert page.count("\n| ") == len(table) + table.group.nunique() and all(
+        name in page for name in table.group
+    )
+    file = save_markdown(page, "mini")
+    assert file.name == "scorecard.md" and file.read_text() == page and len(list(file.parent.iterdir())) == 1
+    ax = verdict_chart(plots.plt.figure().subplots(), card)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [claim.name for claim in load_claims()]
+
+
+def test_published_counts_become_shares_and_other_numbers_stay():
+    assert published_value("patterns/global_lambda1/dead/dino") == 1280 / 8192
+    assert published_value("patterns/global_lambda0/mixed_1_of_3") == 2 / 8192
+    assert published_value("patterns/local_lambda1/mixed_share") == 0.488
+    assert published_value("retrieval/open_images/raw_clip/img_to_txt/MedR") == 79
+
+
+def test_link_without_notebook_or_cell(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARC_NOTEBOOKS", str(tmp_path))
+    assert link("06_segmentation") == "notebook 06"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"verdict": "holds"}, "unknown or missing fields .'verdict'"),
+        ({"control": {"a": None}}, "control must map labels to ids; quote labels"),
+        ({"conditions": []}, "at least one condition"),
+        ({"conditions": [{"left": "a", "is": "above"}]}, "a condition has left"),
+        ({"published": ["jaccard/typo"]}, "'jaccard/typo' matches no id"),
+    ],
+)
+def test_faults_in_the_claims_file_are_named(tmp_path, change, message):
+    raw = yaml.safe_load(CLAIMS.read_text("utf-8"))[:1]
+    raw[0].update(change)
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ValueError, match=message):
+        load_claims(file)
+
+
+# ------------------------------------------------- tables to quantities
+
+
+def write(folder, name, columns, rows):
+    pd.DataFrame(rows, columns=columns.split()).to_csv(folder / f"{name}.csv", index=False)
+
+
+def test_tradeoff_takes_extremes_over_streams_and_pairs_by_seed(tmp_path):
+    rows = [
+        ("trained", setting, seed, coding, "nmse", kind, source, target, base + 0.1 * seed + step)
+        for setting, base in (("global_lambda1", 0.5), ("local_lambda1", 0.3))
+        for seed in (0, 1)
+        for coding in ("joint", "independent")
+        for kind, source, target, step in (
+            ("self", "a", "a", 0),
+            ("self", "b", "b", 0.05 * (base == 0.5)),
+            ("cross", "a", "b", -0.4 * (base == 0.5)),
+            ("cross", "b", "a", 0),
+        )
+    ]
+    write(tmp_path, "02_scores", "run setting seed coding metric kind source target value", rows)
+    found = read_quantities(tmp_path).found
+    assert found["tradeoff/self_nmse_penalty_low"].values == pytest.approx((0.2, 0.2))
+    assert found["tradeoff/self_nmse_penalty_high"].values == pytest.approx((0.25, 0.25))
+    assert found["tradeoff/cross_nmse_gain_low"].values == pytest.approx((-0.2, -0.2))
+    assert found["tradeoff/cross_nmse_gain_high/independent"].values == pytest.approx((0.2, 0.2))
+
+
+def test_sweeps_probes_and_protocols(tmp_path):
+    write(
+        tmp_path,
+        "03_trends",
+        "statistic parameter metric coding gate seed value",
+        [("trend", "k", "cross_nmse", "joint", "global", s, -1 + 0.2 * s) for s in (0, 1)]
+        + [("share reached at 1", "cross_weight", "cross_nmse", "joint", "local", 0, 0.95)],
+    )
+    write(
+        tmp_path,
+        "03_runs",
+        "model gate cross_weight k n_latents seed coding metric value",
+        [
+            ("trained", g, w, 4, 16, 0, "joint", "self_nmse", v)
+            for w in (0, 1)
+            for g, v in (("global", 0.5 + w), ("local", 0.4))
+        ],
+    )
+    write(
+        tmp_path,
+        "04_latent_probes",
+        "model setting seed stream coding select_on loss n_classes",
+        [
+            ("trained", "global_lambda1", seed, stream, coding, on, 0.5 + 0.1 * seed, 9)
+            for seed in (0, 1)
+            for stream in ("dino", "clip_txt")
+            for coding, on in (("joint", "all"), ("joint", "train"), ("independent", "train"))
+        ],
+    )
+    write(
+        tmp_path,
+        "05_retrieval",
+        "model setting seed kind coding protocol query reference recall_1",
+        [
+            ("trained", "global_lambda1", 0, "codes", coding, "joined", *pair, r)
+            for coding, extra in (("independent", 0), ("joint", 0.9))
+            for pair, r in (
+                (("clip_txt", "clip_img"), 0.2 + extra),
+                (("clip_img", "clip_txt"), 0.4 + extra),
+                (("dino", "clip_txt"), 0),
+            )
+        ],
+    )
+    write(
+        tmp_path,
+        "05_baselines",
+        "model seed kind query reference recall_1",
+        [
+            ("trained", 0, "ridge", "clip_txt", "clip_img", 0.2),
+            ("trained", 0, "ridge", "clip_img", "clip_txt", 0.4),
+            ("trained", 0, "ridge", "dino", "clip_img", 0.9),
+            ("random encoders", 0, "ridge", "clip_img", "clip_txt", 0.9),
+        ],
+    )
+    found = read_quantities(tmp_path).found
+    assert found["retrieval/baseline/ridge/R@1"].values == pytest.approx((0.3,))
+    assert found["sweep/trend/k/cross_nmse/joint/global"].values == pytest.approx((-1, -0.8))
+    assert found["sweep/share_reached_at_1/cross_weight/cross_nmse/joint/local"].values == (0.95,)
+    assert found["sweep/self_nmse_penalty_low"].values == pytest.approx((0.1,))
+    assert found["probe/global_lambda1/dino"].values == pytest.approx((0.5, 0.6))
+    assert {f"probe/global_lambda1/mean{end}" for end in ("", "/train", "/independent")} <= set(found)
+    assert found["retrieval/global_lambda1/joined/R@1"].values == pytest.approx((0.2,))  # captions ask
+
+
+def test_heatmaps_by_target_stream_and_control(tmp_path):
+    write(
+        tmp_path,
+        "06_segmentation",
+        "group target stream setting coding seed map20 iou contrast",
+        [
+            ("SPARC", "sum of latents", "dino", "global_lambda1", "independent", 0, 0.2, 0.1, 0.01),
+            ("SPARC", "caption", "clip_img", "global_lambda1", "independent", 0, 0.3, 0.1, 0.02),
+            ("SPARC", "caption", "clip_img", "global_lambda1", "joint", 0, 0.9, 0.9, 0.9),
+            ("baseline", "CLIP similarity", "clip_img", "", "", 0, 0.4, 0.15, 0.03),
+            ("control", "centred Gaussian", "", "", "", 0, 0.1, 0.05, None),
+            ("control", "wrong caption", "dino", "global_lambda1", "independent", 0, 0.1, 0.1, 0),
+            ("control", "wrong caption", "dino", "local_lambda1", "independent", 0, 0.9, 0.9, 0.9),
+            ("reference", "patch classifier", "clip_img", "", "", 0, 0.6, 0.5, 0.4),
+        ],
+    )
+    found = {key: sample.mean for key, sample in read_quantities(tmp_path).found.items()}
+    assert found == pytest.approx(
+        {
+            **{
+                f"segmentation/global_lambda1/latents/{target}/{measure}": value
+                for target, values in (("dino_sum", (0.2, 0.1, 0.01)), ("clip_cross", (0.3, 0.1, 0.02)))
+                for measure, value in zip(("mAP20", "mIoU", "contrast"), values)
+            },
+            **{
+                f"segmentation/baseline/{name}/{part}{measure}": value
+                for part in ("", "clip/")
+                for name, values in (("clip_similarity", (0.4, 0.15, 0.03)), ("detr", (0.6, 0.5, 0.4)))
+                for measure, value in zip(("mAP20", "mIoU", "contrast"), values)
+            },
+            **{
+                f"segmentation/control/wrong/dino/{measure}": value
+                for measure, value in (("mAP20", 0.1), ("mIoU", 0.1), ("contrast", 0))
+            },
+            "segmentation/control/gaussian/none/mAP20": 0.1,
+            "segmentation/control/gaussian/none/mIoU": 0.05,
+        }
+    )
+
+
+def test_a_table_of_another_shape_is_named(tmp_path):
+    write(tmp_path, "04_patterns", "model setting share", [("trained", "global_lambda1", 0.5)])
+    with pytest.raises(
+        ValueError, match=r"04_patterns\.csv: column or row 'coding' is missing; run notebook 04"
+    ):
+        read_quantities(tmp_path)

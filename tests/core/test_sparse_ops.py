@@ -1,0 +1,130 @@
+"""Sparse products against dense ones: values, gradients, both kernels, reused buffers."""
+
+import pytest
+import torch
+
+from sparc_lib import sparse_ops as ops
+
+B, L, K, D = 6, 20, 4, 5
+
+
+@pytest.fixture(params=["mkl", "portable"])
+def kernels(request, monkeypatch):
+    if request.param == "portable":
+        monkeypatch.setattr(ops, "_mkl", lambda table: False)
+    elif not torch.backends.mkl.is_available():
+        pytest.skip("this torch has no MKL; the portable kernels are what it uses")
+
+
+@pytest.fixture
+def case():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    indices = torch.stack([torch.randperm(L, generator=generator)[:K] for _ in range(B)])
+    return {
+        "x": draw(B, D),
+        "weight": draw(L, D),
+        "bias": draw(L),
+        "pre_bias": draw(D),
+        "values": draw(B * K),
+        "pattern": ops.Pattern.stack([indices], L),
+        "indices": indices,
+    }
+
+
+def gather(case, x, weight, bias, pre_bias, buffer=None):
+    h = ops.preactivations(x, weight, bias, pre_bias)
+    return ops.gather_codes(x, weight, bias, pre_bias, h, case["pattern"], buffer)
+
+
+def test_pattern_stacks_codes_of_different_k():
+    first, second = torch.tensor([[3, 1], [0, 2]]), torch.tensor([[2], [3], [0]])
+    pattern = ops.Pattern.stack([first, second], 4)
+    assert pattern.crow.tolist() == [0, 2, 4, 5, 6, 7]
+    assert pattern.col.tolist() == [3, 1, 0, 2, 2, 3, 0]
+    assert pattern.row.tolist() == [0, 0, 1, 1, 2, 3, 4]
+    crow, rows, order = pattern.by_latent
+    assert crow.tolist() == [0, 2, 3, 5, 7]
+    assert rows.tolist() == [1, 4, 0, 1, 2, 0, 3]
+    assert pattern.col[order].tolist() == [0, 0, 1, 2, 2, 3, 3]
+
+
+def test_decode_is_the_dense_product(case, kernels):
+    dense = torch.zeros(B, L, dtype=torch.float64).scatter(1, case["indices"], case["values"].view(B, K))
+    expected = dense @ case["weight"]
+    found = ops.decode_rows(case["values"], case["weight"], case["pattern"])
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn(B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    inputs = (case["values"], case["weight"])
+    for a, b in zip(
+        torch.autograd.grad(found, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent)
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradcheck(case, kernels):
+    assert torch.autograd.gradcheck(
+        lambda v, t: ops.decode_rows(v, t, case["pattern"]), (case["values"], case["weight"])
+    )
+    arguments = tuple(case[name] for name in ("x", "weight", "bias", "pre_bias"))
+    assert torch.autograd.gradcheck(lambda *a: gather(case, *a), arguments)
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "pre_bias"])
+def test_gradient_of_one_argument_alone(case, wanted):
+    arguments = {name: case[name].detach() for name in ("x", "weight", "bias", "pre_bias")}
+    arguments[wanted].requires_grad_()
+    h = torch.addmm(arguments["bias"], arguments["x"] - arguments["pre_bias"], arguments["weight"].T)
+    (expected,) = torch.autograd.grad(h.gather(1, case["indices"]).square().sum(), arguments[wanted])
+    (found,) = torch.autograd.grad(gather(case, **arguments).square().sum(), arguments[wanted])
+    torch.testing.assert_close(found, expected)
+
+
+def test_gradients_overwrite_the_buffer_they_are_given(case, kernels):
+    for run in (
+        lambda buffer: ops.decode_rows(case["values"], case["weight"], case["pattern"], buffer),
+        lambda buffer: gather(case, case["x"], case["weight"], case["bias"], case["pre_bias"], buffer),
+    ):
+        (expected,) = torch.autograd.grad(run(None).square().sum(), case["weight"])
+        buffer = torch.full_like(case["weight"], torch.nan).detach()  # whatever was in it must not show
+        (found,) = torch.autograd.grad(run(buffer).square().sum(), case["weight"])
+        torch.testing.assert_close(found, expected)
+        assert found.data_ptr() == buffer.data_ptr()
+
+
+def test_portable_kernels_in_blocks(case, monkeypatch):
+    left = torch.randn(B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = (left[case["pattern"].row] * case["weight"][case["pattern"].col]).sum(1)
+    monkeypatch.setattr(ops, "_mkl", lambda table: False)
+    torch.testing.assert_close(ops._row_dots(case["pattern"], left, case["weight"]), expected)
+    wide = torch.randn(L, 2**19, generator=torch.Generator().manual_seed(3))  # two entries per block
+    few = ops.Pattern.stack([case["indices"][:1]], L)
+    torch.testing.assert_close(
+        ops._row_dots(few, wide[:1], wide), wide[few.col] @ wide[0], rtol=1e-4, atol=1e-2
+    )
+
+
+def test_half_precision_decodes(case):
+    table, values = case["weight"].detach().bfloat16(), case["values"].detach().bfloat16()
+    found = ops.decode_rows(values, table.requires_grad_(), case["pattern"])
+    expected = ops.decode_rows(case["values"], case["weight"], case["pattern"])
+    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.1)
+    found.sum().backward()
+    assert table.grad.isfinite().all() and table.grad.any()
+
+
+@pytest.mark.parametrize("rows_per_block", [3, 1000])
+def test_normalise_and_project(rows_per_block):
+    generator = torch.Generator().manual_seed(0)
+    table, grad = (torch.randn(10, 7, dtype=torch.float64, generator=generator) for _ in range(2))
+    unit = table / (table.norm(dim=1, keepdim=True) + 1e-8)
+    expected = grad - (grad * unit).sum(1, keepdim=True) * unit
+    ops.normalise_rows_(table, grad, rows_per_block)
+    torch.testing.assert_close(table, unit)
+    torch.testing.assert_close(grad, expected)
+    assert (grad * table).sum(1).abs().max() < 1e-7
+    ops.normalise_rows_(table)  # without a gradient
+    torch.testing.assert_close(table, unit)

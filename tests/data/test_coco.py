@@ -1,0 +1,158 @@
+"""COCO from small files of the same format; masks against pycocotools' own reading of the same annotations."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import standins
+
+from sparc_lib.data import coco
+from sparc_lib.data.download import HashError
+from sparc_lib.data.photographs import DataError, Limits
+from sparc_lib.store.format import Samples
+from sparc_lib.taxonomy import Taxonomy
+
+
+@pytest.fixture
+def folder(tmp_path):
+    standins.coco(tmp_path / "coco")
+    return tmp_path / "coco"
+
+
+def test_one_pair_per_image_with_all_five_captions(folder):
+    data = coco.load(folder, "test")
+    assert len(data) == 8 and data.image_ids == sorted(data.image_ids) and data.ids[0] == "test/000000000500"
+    told = standins.TOLD[0]  # in the order of their ids, line ends gone
+    assert data.captions[0] == " ".join(f"{told}, told {k}." for k in range(5))
+    assert data.classes == ["banana", "bicycle", "cat", "dog", "person"]
+    carried = [{data.classes[c] for c in data.labels[[i]].indices} for i in range(8)]
+    assert carried[:3] == [{"person"}, {"bicycle", "dog"}, {"dog"}] and carried[6] == set()
+    assert carried[7] == {"dog", "cat", "person"}  # the person is a crowd
+    assert (
+        data.image(0).size == (40, 30)
+        and data.urls[0] == "http://images.cocodataset.org/val2017/000000000500.jpg"
+    )
+    Samples(data.ids, data.image_ids, data.captions, data.labels, data.classes).check()
+
+
+def test_captions_one_by_one_for_the_usual_protocol(folder):
+    data, joined = coco.load(folder, "test", joined=False), coco.load(folder, "test")
+    assert len(data) == 40 and data.ids[:2] == ["test/000000000500/0", "test/000000000500/1"]
+    assert " ".join(data.captions[5:10]) == joined.captions[1] and data.name != joined.name
+    np.testing.assert_array_equal(data.labels[[0, 5, 10]].toarray(), joined.labels[:3].toarray())
+
+
+def test_the_splits_share_no_image_and_lose_none(folder):
+    train, val, test = (set(coco.load(folder, split).image_ids) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (12, 12, 8) and not (
+        train & val or train & test or val & test
+    )
+    assert train | val == {f"{100 + 7 * i:012d}" for i in range(24)}
+
+
+def test_set_aside_is_five_thousand_and_fixed():
+    numbers = list(range(1, 20_001))
+    val = coco._half(numbers, "val")
+    ranked = sorted(numbers, key=lambda number: hashlib.sha256(f"0/{number:012d}".encode()).digest())
+    assert val == sorted(ranked[:5000]) and sorted(val + coco._half(numbers, "train")) == numbers
+
+
+def test_masks_are_where_the_instances_are(folder, capsys):
+    data = coco.load(folder, "test")
+    first, second = data.masks(1)
+    assert (data.classes[first.column], data.classes[second.column]) == ("bicycle", "dog") and not first.crowd
+    assert first.mask.shape == (30, 40) and first.mask[6:14, 3:11].all() and first.mask.sum() <= 121
+    crowd = data.masks(7)[0]
+    assert crowd.crowd and crowd.mask[:, :2].all() and crowd.mask.sum() == 60
+    assert data.masks(6) == []
+    for i in range(8):  # labels and masks tell the same
+        assert sorted({m.column for m in data.masks(i)}) == sorted(data.labels[[i]].indices)
+    assert capsys.readouterr().out == ""
+
+
+def test_categories_hang_below_their_supercategories(folder):
+    tree, names = coco.class_tree(folder)
+    taxonomy = Taxonomy.from_open_images(tree, coco.load(folder, "test").classes, names)
+    assert taxonomy.max_depth == 2 and [names[label] for label in taxonomy.path("dog")] == [
+        "Entity",
+        "animal",
+        "dog",
+    ]
+    assert [names[label] for label in taxonomy.path("person")] == ["Entity", "person (all)", "person"]
+    assert len(taxonomy.buckets(1)) == 4 and len(taxonomy.buckets(5)) == 5
+
+
+def test_the_published_archive_is_unpacked_once(tmp_path, monkeypatch):
+    standins.coco(tmp_path / "web", zipped=True)
+    archive = tmp_path / "web/annotations_trainval2017.zip"
+    with standins.served(tmp_path / "web") as (url, web):
+        remote = coco.ARCHIVE._replace(
+            url=f"{url}/{archive.name}", known_hash=f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
+        )
+        monkeypatch.setattr(coco, "ARCHIVE", remote)
+        data = coco.load(tmp_path / "mine", "train")
+        coco.load(tmp_path / "mine", "test")
+        assert len(data) == 12 and web.asked == {f"/{archive.name}": 1}
+        assert not list((tmp_path / "mine").rglob("*.tmp"))
+
+
+def test_another_archive_than_the_published_is_refused(tmp_path):
+    standins.coco(tmp_path / "coco", zipped=True)
+    with pytest.raises(
+        HashError, match="annotations_trainval2017.zip: its hash is not the published md5:f4bbac"
+    ):
+        coco.load(tmp_path / "coco", "test")
+    assert not (tmp_path / "coco/annotations").exists()
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("captions", lambda text: text[:-30], "not a COCO annotation file .*truncated"),
+        ("instances", lambda text: text[:100], "not a COCO annotation file"),
+        ("captions", lambda text: "{}", "not a COCO annotation file .*KeyError"),
+        (
+            "instances",
+            lambda text: json.dumps({"annotations": {}, "categories": []}),
+            "field 'annotations' is not a list",
+        ),
+        (
+            "captions",
+            lambda text: json.dumps({**json.loads(text), "annotations": []}),
+            "image 549 and 7 others have no caption",
+        ),
+        (
+            "captions",
+            lambda text: text.replace('"caption"', '"title"'),
+            r"an entry lacks or misuses a field \(KeyError: 'caption'",
+        ),
+        (
+            "instances",
+            lambda text: text.replace('"category_id": 18', '"category_id": 99'),
+            r"an entry lacks or misuses a field \(KeyError: 99",
+        ),
+    ],
+)
+def test_broken_annotations_are_refused(folder, name, change, message):
+    path = folder / f"annotations/{name}_val2017.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=f"{name}_val2017.json: {message}"):
+        coco.load(folder, "test")
+
+
+def test_offline_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARC_OFFLINE", "1")
+    with pytest.raises(
+        FileNotFoundError, match="annotations_trainval2017.zip: missing, and the network is not to be used"
+    ):
+        coco.load(tmp_path, "test")
+
+
+def test_subsets_keep_captions_and_labels_together(folder):
+    whole, part = coco.load(folder, "test"), coco.load(folder, "test", Limits(images=3))
+    assert len(part) == 3 and set(part.ids) < set(whole.ids)
+    for i, name in enumerate(part.ids):
+        j = whole.ids.index(name)
+        assert part.captions[i] == whole.captions[j] and part.paths[i] == whole.paths[j]
+        np.testing.assert_array_equal(part.labels[[i]].indices, whole.labels[[j]].indices)

@@ -1,0 +1,358 @@
+"""Extraction: right features in the right rows, and nothing lost when the machine fails."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from PIL import Image
+
+from sparc_lib.features.extraction import extract
+from sparc_lib.store.format import EncoderStamp
+from sparc_lib.store.reader import FeatureStore, StoreError
+
+
+class Pictures:
+    """Small noisy pictures kept as PNG bytes; every third pair shares its image with the pair before."""
+
+    name, split, classes = "pictures", "test", ["even", "odd"]
+
+    def __init__(self, n=40, size=28, broken=()):
+        self.image_ids = [f"image-{i - (i % 3 == 2)}" for i in range(n)]
+        self.ids = [f"pair-{i}" for i in range(n)]
+        self.captions = ["a brown dog" if i % 2 else f"a cat on the grass {i}" for i in range(n)]
+        self.labels = sp.csr_array(np.eye(2, dtype=bool)[np.arange(n) % 2])
+        self.size, self.broken, self.opened = size, set(broken), []
+
+    def __len__(self):
+        return len(self.ids)
+
+    def image(self, i):
+        self.opened.append(i)
+        seed = int(self.image_ids[i].split("-")[1])
+        data = io.BytesIO()
+        Image.fromarray(
+            np.random.default_rng(seed).integers(0, 256, (self.size, self.size, 3), np.uint8)
+        ).save(data, "PNG")
+        raw = data.getvalue()
+        return Image.open(io.BytesIO(raw[: len(raw) // 2] if i in self.broken else raw))
+
+
+class LinearEncoder:
+    """A fast stand-in for both encoders: fixed random projections of pixels and letters."""
+
+    def __init__(self, dim, version="1"):
+        self.dim, self.revision, self.fingerprint = dim, f"rev-{version}", f"print-{dim}-{version}"
+        self.device, self.calls = torch.device("cpu"), 0
+        self.stamp = EncoderStamp("linear", self.revision, self.fingerprint)
+        self.weight = torch.randn(64, dim, generator=torch.Generator().manual_seed(dim))
+
+    def preprocess(self, image):
+        return torch.from_numpy(np.array(image.resize((8, 8)))[None, ..., 0] / np.float32(255))
+
+    def image_features(self, pixels):
+        self.calls += 1
+        return pixels.flatten(1) @ self.weight
+
+    def text_features(self, texts):
+        self.calls += 1
+        return (
+            torch.stack(
+                [torch.tensor([t.encode().ljust(64)[:64][i] / 255 for i in range(64)]) for t in texts]
+            )
+            @ self.weight
+        )
+
+
+def run(out, dataset=None, dino=None, clip=None, batch_size=4, **kwargs):
+    return extract(
+        dataset or Pictures(),
+        dino or LinearEncoder(6),
+        clip or LinearEncoder(5),
+        out,
+        batch_size,
+        **{"commit_every": 2, "progress": False, **kwargs},
+    )
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+
+
+def test_every_row_holds_its_own_features(tmp_path):
+    data, dino, clip = Pictures(), LinearEncoder(6), LinearEncoder(5)
+    store = run(tmp_path / "out", data, dino, clip)
+    assert len(data.opened) == len(set(data.image_ids)) == 27  # each image once, though some serve two pairs
+    for i in (0, 1, 2, 17, 39):
+        image = data.image(i).convert("RGB")
+        for name, encoder in (("dino", dino), ("clip_img", clip)):
+            expected = encoder.image_features(encoder.preprocess(image)[None])[0]
+            np.testing.assert_allclose(store[name][i], expected, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            store["clip_txt"][i], clip.text_features([data.captions[i]])[0], rtol=2e-3, atol=2e-3
+        )
+    assert (store.ids, store.image_ids, store.captions, store.classes) == (
+        data.ids,
+        data.image_ids,
+        data.captions,
+        data.classes,
+    )
+    np.testing.assert_array_equal(store.labels.toarray(), data.labels.toarray())
+    assert store.manifest.streams[1].encoder == clip.stamp and store.manifest.skipped == ()
+    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out"]
+    FeatureStore.open(tmp_path / "out", expect={"dino": "rev-1", "clip_txt": "rev-1"}).verify()
+
+
+def test_real_encoders(tmp_path):
+    from test_encoders import write_clip, write_dino
+
+    from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
+
+    (tmp_path / "dino").mkdir()
+    dino, clip = (
+        DinoEncoder(write_dino(tmp_path / "dino")),
+        ClipEncoder(f"local-dir:{write_clip(tmp_path / 'clip')}"),
+    )
+    data = Pictures(9)
+    store = extract(data, dino, clip, tmp_path / "out", batch_size=4, device="cpu", progress=False)
+    expected = clip.image_features(clip.preprocess(data.image(5))[None])[0]
+    np.testing.assert_allclose(store["clip_img"][5], expected, rtol=2e-3, atol=2e-3)
+    assert store.manifest.streams[0].encoder == dino.stamp and store.dims == {
+        "dino": 32,
+        "clip_img": 24,
+        "clip_txt": 24,
+    }
+
+
+def test_workers_change_nothing(tmp_path):
+    run(tmp_path / "one"), run(tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_the_bar_shows_rate_and_time_left(tmp_path, capsys):
+    run(tmp_path / "out", progress=True)
+    bar = capsys.readouterr().err
+    assert (
+        "images" in bar
+        and "27/27" in bar
+        and "captions" in bar
+        and "40/40" in bar
+        and "images/s" in bar
+        and "<" in bar
+    )
+
+
+def test_corrupt_images_are_skipped_and_listed(tmp_path):
+    store = run(tmp_path / "out", Pictures(broken={1, 9}))
+    lost = {"pair-1", "pair-2", "pair-9"}  # pair 2 shares the image of pair 1
+    whole = run(tmp_path / "whole")
+    kept = [i for i, name in enumerate(whole.ids) if name not in lost]
+    assert store.ids == [whole.ids[i] for i in kept] and len(store) == 37
+    for name in store.streams:
+        np.testing.assert_array_equal(store[name], whole[name][kept])
+    np.testing.assert_array_equal(store.labels.toarray(), whole.labels.toarray()[kept])
+    assert [(s.image_id, s.ids) for s in store.manifest.skipped] == [
+        ("image-1", ("pair-1", "pair-2")),
+        ("image-9", ("pair-9",)),
+    ]
+    assert all("OSError" in s.reason or "SyntaxError" in s.reason for s in store.manifest.skipped)
+    store.verify()
+    with pytest.raises(StoreError, match="none of the 27 images could be read"):
+        run(tmp_path / "none", Pictures(broken=set(range(40))))
+
+
+def test_a_failing_machine_is_no_corrupt_image(tmp_path):
+    data = Pictures()
+    data.image = lambda i: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(OSError, match="Too many open files"):
+        run(tmp_path / "out", data)
+
+
+def test_nan_features_are_refused(tmp_path):
+    broken = LinearEncoder(6)
+    broken.weight[0, 0] = float("nan")
+    with pytest.raises(StoreError, match="dino.npy.*NaN.*pair-0"):
+        run(tmp_path / "out", dino=broken)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_store_is_reused_and_never_mixed(tmp_path):
+    run(tmp_path / "out")
+    dino = LinearEncoder(6)
+    run(tmp_path / "out", dino=dino)
+    assert dino.calls == 0
+    with pytest.raises(FileExistsError, match="another data set or encoder"):
+        run(tmp_path / "out", dino=LinearEncoder(6, "2"))
+    assert (
+        run(tmp_path / "out", dino=LinearEncoder(6, "2"), overwrite=True).manifest.streams[0].encoder.revision
+        == "rev-2"
+    )
+
+
+def interrupt(monkeypatch, call, error):
+    """Make the `call`-th write of rows fail; what is on disk stays as it was."""
+    real, count = os.pwrite, iter(range(10**6))
+
+    def pwrite(*args):
+        if next(count) == call:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+
+
+def test_disk_full_in_the_middle(tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 12, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(OSError, match="disk full.*Free space and run the same call again") as raised:
+            run(tmp_path / "out")
+    assert raised.value.errno == errno.ENOSPC and not (tmp_path / "out").exists()
+    dino = LinearEncoder(6)
+    run(tmp_path / "out", dino=dino)
+    assert dino.calls < 7  # 7 batches of images in all; some were kept
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_too_small_a_disk_is_found_first(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
+    dino = LinearEncoder(6)
+    with pytest.raises(OSError, match="GiB are needed, 0.00 GiB are free") as raised:
+        run(tmp_path / "out", dino=dino)
+    assert raised.value.errno == errno.ENOSPC and dino.calls == 0 and list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.parametrize("changed", ["encoder", "captions", "pixels", "nothing"])
+def test_unfinished_work_counts_only_for_the_same_inputs(tmp_path, monkeypatch, changed):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 18, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out")
+    data, clip = Pictures(), LinearEncoder(5)
+    if changed == "encoder":
+        clip = LinearEncoder(5, "2")
+        clip.weight = clip.weight + 1
+    if changed == "captions":
+        data.captions[0] = "another caption"
+    if changed == "pixels":
+        data.fingerprint = "drawn anew"
+    dino = LinearEncoder(6)
+    run(tmp_path / "out", data, dino, clip)
+    assert (dino.calls == 7) == (changed != "nothing")
+    fresh = run(tmp_path / "fresh", data, LinearEncoder(6), clip)
+    assert contents(tmp_path / "out") == contents(fresh.directory)
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"stage": "images", "do', b"\x00\x00\x00\n", b'{"stage": "images", "done": 27, "skipped": {}}']
+)
+def test_a_torn_journal_line_is_ignored(tmp_path, monkeypatch, tail):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 18, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out")
+    with open(tmp_path / "out.partial" / "journal.jsonl", "ab") as file:
+        file.write(tail)
+    run(tmp_path / "out"), run(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+KILLER = textwrap.dedent("""
+    # Child k kills itself with SIGKILL at its k-th operation on the disk; its successors die at a random operation and at
+    # a random time; the last one is left in peace. Until k is beyond the last operation.
+    import json, os, random, shutil, signal, sys, threading, time
+    from pathlib import Path
+    from test_extraction import Pictures, contents, run
+    import torch
+    from tqdm import tqdm
+    torch.set_num_threads(1)
+    tqdm.monitor_interval = 0               # no thread that could hold a lock in the moment of a fork
+    tqdm.set_lock(threading.RLock())        # its default lock is shared with forks: one killed while holding it blocks all
+    root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
+
+    def extraction(out):
+        run(out, Pictures(14, broken={9}), batch_size=3, commit_every=1 + draw.randrange(2))
+
+    def die_at(k):
+        count = 0
+        def watch(name):
+            real = getattr(os, name)
+            def call(*args, **kwargs):
+                nonlocal count
+                count += 1
+                if count == k:
+                    if name == "pwrite":                     # half a write, then death
+                        real(args[0], args[1][:len(args[1]) // 2], args[2])
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **kwargs)
+            setattr(os, name, call)
+        for name in ("pwrite", "fsync", "rename", "truncate", "posix_fallocate", "rmdir", "unlink"):
+            watch(name)
+
+    def killed(k, seconds=None):
+        pid = os.fork()
+        if pid == 0:
+            die_at(k)
+            try:
+                extraction(root / "out")
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGKILL)
+        patience = time.monotonic() + 60
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            assert time.monotonic() < patience, f"operation {k}: hangs"
+            time.sleep(0.001)
+        status = ended[1]
+        assert status in (0, signal.SIGKILL), (k, status)
+        return status == signal.SIGKILL
+
+    extraction(root / "whole")
+    whole = contents(root / "whole")
+    for k in range(1, 500):
+        more = killed(k)
+        if more:
+            kills += 1 + killed(draw.randrange(1, 30))
+            if k % 4 == 0:
+                kills += killed(0, draw.uniform(0, 0.03))
+            assert not killed(0)
+        assert contents(root / "out") == whole, k
+        assert sorted(p.name for p in root.iterdir()) == ["out", "whole"], k
+        shutil.rmtree(root / "out")
+        if not more:
+            break
+    print(json.dumps({"kills": kills, "operations": k - 1}))
+""")
+
+
+def test_kill_9_at_any_moment():
+    """Killed at every single operation on the disk and at random times, then resumed: the same bytes."""
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    memory = (
+        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    )  # a kill is no power cut: no need to wait for a real disk
+    with tempfile.TemporaryDirectory(dir=memory) as root:
+        done = subprocess.run(
+            [sys.executable, "-c", KILLER, root],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["kills"] > result["operations"] > 40

@@ -1,0 +1,106 @@
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from PIL import Image
+
+from sparc_lib.notebook import retrieval as pr
+from sparc_lib.notebook.panels import HIT, Answer, answers, described, panel
+from sparc_lib.retrieval import retrieval_metrics
+
+LABELS = sp.csr_array(np.array([[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]], bool))
+STORE = SimpleNamespace(
+    labels=LABELS,
+    image_ids=["a", "a", "b", "c"],
+    ids=["0", "1", "2", "3"],
+    captions=["a dog and a cat", "a dog", "a cat", "a tree"],
+    classes=["Dog", "Cat", "Tree"],
+)
+DATA = SimpleNamespace(ids=["3", "2", "1", "0"], image=lambda i: Image.new("RGB", (40, 20), (i * 60, 0, 0)))
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_another_row_of_the_same_image_is_a_hit_and_classes_are_counted():
+    found = answers(STORE, 0, [3, 1, 2], False)
+    assert [a.hit for a in found] == [False, True, False]
+    assert [a.note for a in found] == ["0 of 2 classes", "2 of 2 classes", "1 of 2 classes"]
+    assert answers(STORE, 3, [0], True) == [Answer(0, True, False, "0 of 1 class")]
+    assert [a.note for a in described(STORE, [0, 3])] == ["Dog, Cat", "Tree"]
+
+
+def test_panel_shows_queries_answers_and_marks_hits():
+    lines = [
+        (Answer(0, True), answers(STORE, 0, [3, 1], False)),
+        (Answer(0, False), answers(STORE, 0, [2, 1], True)),
+        ("my own words", described(STORE, [3])),
+    ]
+    fig = panel(plt.figure(), STORE, DATA, lines)
+    (caption, pictures), (picture, captions), (own, last) = np.array(fig.axes).reshape(3, 2)
+    assert texts(caption) == ["a dog and a cat"] and texts(own) == ["my own words"]
+    assert (
+        texts(pictures) == ["0 of 2 classes", "✓ hit"]
+        and len(pictures.images) == 2
+        and len(pictures.patches) == 1
+    )
+    assert texts(captions) == ["· a cat", "✓ a dog"] and [t.get_color() for t in captions.texts] == [
+        "black",
+        HIT,
+    ]
+    assert pictures.images[1].get_array()[0, 0, 0] == 2 * 60  # row 1 is item 2 of the data set
+    assert len(picture.images) == 1 and texts(last) == ["Tree"]
+    plt.close(fig)
+
+
+def test_matrix_prints_means_spreads_and_gaps():
+    mean = pd.DataFrame({"x": [0.5, 0.25], "y": [np.nan, 0.125]}, index=["m", "n"])
+    spread = pd.DataFrame({"x": [np.nan, 0.01], "y": [np.nan, np.nan]}, index=["m", "n"])
+    ax = pr.score_matrix(plt.figure().gca(), mean, spread, top=0.5, groups=[1])
+    assert texts(ax) == ["0.500", "–", "0.250\n±0.010", "0.125"]
+    assert [t.get_fontweight() for t in ax.texts] == ["bold", "normal", "normal", "bold"]
+    plt.close("all")
+
+
+def test_curves_go_through_the_recalls():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(30, 4))
+    found = retrieval_metrics(x, x + draw.normal(size=x.shape), ks=range(1, 11))
+    ax = pr.recall_curves(plt.figure().gca(), {"a": found}, {"a": "black"})
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), list(found.recall.values()))
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), np.arange(1, 11) / 30)
+    plt.close("all")
+
+
+def test_bars_stand_at_means_over_seeds():
+    rows = pd.DataFrame(
+        {
+            "kind": [pr.CODES, pr.CODES, pr.RAW, pr.CODES],
+            "recall_1": [0.2, 0.4, 0.6, 0.1],
+            "protocol": ["pairs", "pairs", "pairs", "joined"],
+        }
+    )
+    ax = pr.protocol_bars(plt.figure().gca(), rows)
+    heights = [bar.get_height() for bar in ax.patches]
+    assert sorted(h for h in heights if np.isfinite(h)) == pytest.approx([0.1, 0.3, 0.6])
+    table = pd.DataFrame(
+        {
+            "kind": [pr.CODES, pr.CODES, pr.CROSS],
+            "source": "dino",
+            "mean_ap": [0.2, 0.3, 0.1],
+            "target": ["dino", "dino", "clip_txt"],
+        }
+    )
+    ax = pr.downstream_bars(
+        plt.figure().gca(),
+        table,
+        "dino",
+        [(pr.CODES, "dino"), (pr.CROSS, "clip_txt")],
+        {(pr.CODES, "dino"): 0.05},
+    )
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.25, 0.1])
+    plt.close("all")

@@ -1,0 +1,128 @@
+import json
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from sparc_lib import paths
+from sparc_lib.notebook.results import DPI, save_figure, save_stamp, save_table, stamp
+from sparc_lib.profiles import load_profile
+
+
+@pytest.fixture
+def figure():
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1], [1, 0])
+    yield fig
+    plt.close(fig)
+
+
+def test_figures_are_saved_twice_and_are_the_same_on_every_run(figure):
+    png = save_figure(figure, "smoke", "02_loss_curves")
+    pdf = png.with_suffix(".pdf")
+    assert png == paths.figures_dir("smoke") / "02_loss_curves.png"
+    assert png.read_bytes()[:4] == b"\x89PNG" and pdf.read_bytes()[:5] == b"%PDF-"
+    before = png.read_bytes(), pdf.read_bytes()
+    save_figure(figure, "smoke", "02_loss_curves")
+    assert (png.read_bytes(), pdf.read_bytes()) == before
+    assert b"CreationDate" not in before[1] and b"Software" not in before[0]
+
+
+def test_letters_in_pdfs_are_truetype_but_in_drafts(figure):
+    """Publishers refuse Type 3 fonts; `drafts` of a profile takes them."""
+    assert load_profile("smoke").drafts and not load_profile("mini").drafts
+    figure.axes[0].set_title("aligned")
+    found = {
+        profile: save_figure(figure, profile, "02_x").with_suffix(".pdf").read_bytes()
+        for profile in ("smoke", "mini")
+    }
+    assert (
+        b"/Type3" in found["smoke"] and b"/Type3" not in found["mini"] and b"/CIDFontType2" in found["mini"]
+    )
+
+
+def test_a_saved_figure_keeps_its_layout_and_is_whole(figure):
+    """Solved once for all formats; what stands out of the figure's frame is not cut off."""
+    figure.set_layout_engine("constrained")
+    figure.text(1.2, 0.5, "outside")
+    place = figure.axes[0].get_position()
+    png = save_figure(figure, "smoke", "02_x")
+    assert not figure.stale  # pyplot need not draw it again
+    kept = figure.axes[0].get_position()
+    assert kept.y0 > place.y0 + 0.1  # room was made for the tick labels
+    width = plt.imread(png).shape[1] / DPI
+    assert width > 2.4  # inches; the figure's own width is 2
+    figure.savefig(png)
+    assert figure.axes[0].get_position().bounds == kept.bounds
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_nothing(figure, monkeypatch):
+    def full(aside, **_):
+        aside.write_bytes(b"%PDF-half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(OSError):
+        save_figure(figure, "smoke", "02_loss_curves")
+    assert list(paths.figures_dir("smoke").iterdir()) == []
+
+
+def test_tables_have_six_digits_and_named_indices_become_columns():
+    table = pd.DataFrame({"setting": ["a", "b"], "value": [1 / 3, np.nan], "n": [1, 2]})
+    file = save_table(table, "smoke", "04_jaccard")
+    assert file == paths.results_dir("smoke") / "04_jaccard.csv"
+    assert file.read_bytes() == b"setting,value,n\na,0.333333,1\nb,,2\n"
+    indexed = save_table(table.set_index("setting"), "smoke", "04_indexed")
+    assert indexed.read_text().splitlines()[0] == "setting,value,n"
+
+
+class Pair(NamedTuple):
+    mean: np.float32
+    counts: np.ndarray
+
+
+def test_mappings_become_json():
+    file = save_table(
+        {"pair": Pair(np.float32(1 / 3), np.arange(2)), "nan": float("nan"), 3: (True, None)},
+        "smoke",
+        "05_recall",
+    )
+    assert json.loads(file.read_text()) == {
+        "pair": {"mean": 0.333333, "counts": [0, 1]},
+        "nan": None,
+        "3": [True, None],
+    }
+    with pytest.raises(ValueError):
+        save_table({"x": float("inf")}, "smoke", "05_infinite")
+    assert not (paths.results_dir("smoke") / "05_infinite.json").exists()
+
+
+@pytest.mark.parametrize("name", ["loss_curves", "2_loss", "02_a/b", "02_a.png"])
+def test_names_without_the_notebooks_digits_are_refused(figure, name):
+    with pytest.raises(ValueError, match="result name"):
+        save_figure(figure, "smoke", name)
+    with pytest.raises(ValueError, match="result name"):
+        save_table({}, "smoke", name)
+
+
+def test_stamp_says_who_made_it():
+    made = stamp("smoke", seed=3, device="cpu")
+    file = save_stamp(made, "02_training_sparc")
+    assert file == paths.results_dir("smoke") / "02_provenance.json"
+    stored = json.loads(file.read_text())
+    assert stored["profile"] == "smoke" and stored["seed"] == 3 and stored["device"] == "cpu"
+    assert stored["packages"]["numpy"] == np.__version__
+    assert made.wall_seconds > 0 and 10 < made.peak_memory_mb < 1e6
+    assert str(paths.REPO) not in file.read_text()
+    with pytest.raises(ValueError, match="two digits"):
+        save_stamp(made, "training")
+
+
+def test_commit_is_the_checkout_and_unknown_outside_one(monkeypatch, tmp_path):
+    if (paths.REPO / ".git").exists():
+        assert len(stamp("smoke", 0).git_commit) == 40
+    monkeypatch.setattr(paths, "REPO", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert stamp("smoke", 0).git_commit is None

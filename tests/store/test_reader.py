@@ -1,0 +1,330 @@
+"""FeatureStore: contents, order, every way it can be broken, and the HDF5 import."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from sparc_lib.store.published import import_hdf5
+from sparc_lib.store.reader import EncoderStamp, FeatureStore, StoreError, epoch_permutation
+
+N, DIMS = 57, {"dino": 12, "clip_img": 8, "clip_txt": 8}
+STAMPS = {
+    "dino": EncoderStamp("dino", "rev-1", "print-1"),
+    "clip_img": EncoderStamp("clip", "rev-2", "print-2"),
+}
+
+
+def contents(n=N):
+    rng = np.random.default_rng(0)
+    return dict(
+        features={s: rng.normal(size=(n, d)).astype(np.float32) for s, d in DIMS.items()},
+        ids=[f"pair/{i}" for i in range(n)],
+        image_ids=[f"image/{i // 2}" for i in range(n)],
+        captions=[f'caption {i} \u2028 "é"\n' for i in range(n)],
+        labels=sp.random(n, 5, 0.3, format="coo", random_state=0),
+        classes=["a", "b", "c", "d", "e"],
+        dataset="toy",
+        split="test",
+        encoders=STAMPS,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore.create(tmp_path / "store", **contents())
+
+
+def test_round_trip(store):
+    given = contents()
+    assert (len(store), store.streams, store.dims) == (N, ("dino", "clip_img", "clip_txt"), DIMS)
+    for name, array in given["features"].items():
+        assert isinstance(store[name], np.memmap) and store[name].dtype == np.float16
+        np.testing.assert_array_equal(store[name], array.astype(np.float16))
+    assert (store.ids, store.image_ids, store.captions, store.classes) == tuple(
+        given[k] for k in ("ids", "image_ids", "captions", "classes")
+    )
+    assert store.labels.dtype == bool and store.labels.format == "csr"
+    np.testing.assert_array_equal(store.labels.toarray(), given["labels"].toarray() != 0)
+    assert store.manifest.streams[0].encoder == STAMPS["dino"] and store.manifest.dataset == "toy"
+    assert store.manifest.streams[2].encoder.revision == "unknown" and "numpy" in store.manifest.created_by
+    store.verify()
+    with pytest.raises(KeyError, match="no stream 'text'.*dino"):
+        store["text"]
+
+
+def test_rows_are_normalised_when_read(store):
+    half = contents()["features"]["dino"].astype(np.float16).astype(np.float64)
+    exact = half / np.linalg.norm(half, axis=1, keepdims=True)
+    np.testing.assert_allclose(store.tensors()["dino"], exact, atol=1e-6)
+    np.testing.assert_allclose(store.tensors(dtype=torch.float64)["dino"], exact, atol=1e-15)
+    mask = np.arange(N) % 3 == 0
+    for rows in (
+        [5, 2, 2],
+        np.array([5, 2, 2]),
+        torch.tensor([5, 2, 2]),
+        slice(2, 9),
+        mask,
+        torch.from_numpy(mask),
+        range(3),
+    ):
+        np.testing.assert_allclose(store.tensors(rows)["dino"], exact[rows], atol=1e-6)
+
+
+def test_batches_are_a_full_deterministic_shuffle(store):
+    def run(**kwargs):
+        return [b["dino"] for b in store.batches(10, generator=torch.Generator().manual_seed(3), **kwargs)]
+
+    everything = store.tensors()["dino"]
+    batches, again = run(), run()
+    assert [len(b) for b in batches] == [10, 10, 10, 10, 10, 7] and len(run(drop_last=True)) == 5
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    order = torch.cdist(torch.cat(batches), everything).argmin(1)
+    assert sorted(order.tolist()) == list(range(N)) and (order[1:] - order[:-1] == 1).sum() < 10
+    assert torch.equal(torch.cat(run(shuffle=False)), everything)
+    assert all(b["clip_txt"].dtype == torch.float32 for b in store.batches(10, shuffle=False))
+
+
+def test_an_epoch_resumes_at_any_batch(store):
+    order = epoch_permutation(N, seed=1, epoch=4)
+    assert sorted(order.tolist()) == list(range(N)) and torch.equal(order, epoch_permutation(N, 1, 4))
+    assert not torch.equal(order, epoch_permutation(N, 1, 5)) and not torch.equal(
+        order, epoch_permutation(N, 2, 4)
+    )
+    whole = list(store.batches(10, order=order))
+    rest = list(store.batches(10, order=order, start=4))
+    assert len(rest) == 2
+    assert all(torch.equal(a[s], b[s]) for a, b in zip(whole[4:], rest, strict=True) for s in DIMS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_resident_gives_the_same_bits(store, dtype, monkeypatch):
+    order = epoch_permutation(N, 0, 0)
+    resident = store.resident("cpu", dtype)
+    for a, b in zip(store.batches(10, order=order), resident.batches(10, order=order), strict=True):
+        assert all(torch.equal(a[s], b[s]) for s in DIMS)
+    monkeypatch.setattr("sparc_lib.store.reader.free_bytes", lambda device: 100)
+    with pytest.raises(MemoryError, match="do not fit"):
+        store.resident("cpu", dtype)
+
+
+def test_reading_cannot_change_the_files(store):
+    store.tensors()["dino"].zero_()
+    next(store.batches(5, shuffle=False))["dino"].zero_()
+    with pytest.raises(ValueError, match="read-only"):
+        store["dino"][0] = 0
+    FeatureStore.open(store.directory).verify()
+
+
+def test_expected_encoder(store):
+    FeatureStore.open(store.directory, expect={"dino": "rev-1", "clip_img": "print-2"})
+    with pytest.raises(StoreError, match="manifest.json: stream 'dino'.*'rev-1'.*expected 'rev-9'"):
+        FeatureStore.open(store.directory, expect={"dino": "rev-9"})
+    with pytest.raises(KeyError, match="no stream 'text'"):
+        FeatureStore.open(store.directory, expect={"text": "rev-1"})
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def edit_manifest(change):
+    def damage(directory):
+        raw = json.loads((directory / "manifest.json").read_text())
+        change(raw)
+        (directory / "manifest.json").write_text(json.dumps(raw))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage, error, words",
+    [
+        (
+            lambda d: truncate(d / "dino.npy"),
+            StoreError,
+            "dino.npy: .*bytes, the manifest says.*extract again",
+        ),
+        (lambda d: truncate(d / "samples.jsonl"), StoreError, "samples.jsonl"),
+        (lambda d: truncate(d / "manifest.json"), StoreError, "manifest.json: not a valid manifest"),
+        (lambda d: (d / "clip_txt.npy").unlink(), FileNotFoundError, "clip_txt.npy: missing"),
+        (lambda d: (d / "labels.npz").unlink(), FileNotFoundError, "labels.npz: missing"),
+        (lambda d: (d / "manifest.json").unlink(), FileNotFoundError, "manifest.json: missing.*no finished"),
+        (
+            lambda d: (d / "clip_txt.npy").write_bytes(b"x" * (d / "clip_txt.npy").stat().st_size),
+            StoreError,
+            "clip_txt.npy: no array",
+        ),
+        (
+            edit_manifest(lambda m: m.pop("streams")),
+            StoreError,
+            "manifest.json: not a valid manifest.*streams",
+        ),
+        (edit_manifest(lambda m: m.update(version=99)), StoreError, "field 'version' is 99"),
+        (edit_manifest(lambda m: m.update(n_pairs=56)), StoreError, "57 pairs, the manifest says 56"),
+        (
+            edit_manifest(lambda m: m["streams"][0].update(dim=11)),
+            StoreError,
+            "dino.npy: float16 .57, 12., the manifest says",
+        ),
+        (
+            edit_manifest(lambda m: m["streams"][1].update(ids_sha256="0")),
+            StoreError,
+            "clip_img.npy: .*another order of ids",
+        ),
+        (edit_manifest(lambda m: m["file_bytes"].update({"dino.npy": 1})), StoreError, "dino.npy"),
+    ],
+)
+def test_damage_is_found_on_open(store, damage, error, words):
+    damage(store.directory)
+    with pytest.raises(error, match=words):
+        FeatureStore.open(store.directory)
+
+
+def test_a_stream_of_another_store_is_refused(store, tmp_path):
+    """Same shape, other order of ids: array and manifest entry copied over."""
+    given = contents()
+    given["ids"] = given["ids"][::-1]
+    other = FeatureStore.create(tmp_path / "other", **given)
+    shutil.copy(other.directory / "dino.npy", store.directory / "dino.npy")
+    foreign = json.loads((other.directory / "manifest.json").read_text())["streams"][0]
+    edit_manifest(lambda m: m["streams"].__setitem__(0, foreign))(store.directory)
+    with pytest.raises(StoreError, match="another order of ids"):
+        FeatureStore.open(store.directory)
+
+
+@pytest.mark.parametrize("value, words", [(np.nan, "NaN"), (0.0, "all zero"), (1.0, "sha256")])
+def test_verify_reads_everything(store, value, words):
+    array = np.load(store.directory / "dino.npy", mmap_mode="r+")
+    array[33] = value
+    array.flush()
+    reopened = FeatureStore.open(store.directory)
+    with pytest.raises(StoreError, match=f"dino.npy.*{words}"):
+        reopened.verify()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda g: g["features"].update(dino=g["features"]["dino"][:-1]),
+            r"'dino' has shape \(56, 12\) for 57 ids",
+        ),
+        (lambda g: g["features"]["dino"].__setitem__((3, 2), np.nan), "dino.npy: 1 rows are NaN.*pair/3"),
+        (lambda g: g["features"]["dino"].__setitem__((3, 2), 1e6), "beyond float16.*pair/3"),
+        (lambda g: g["features"]["clip_txt"].__setitem__(4, 0), "all zero.*pair/4"),
+        (lambda g: g.update(captions=g["captions"][1:]), "'captions' has 56 entries for 57 ids"),
+        (lambda g: g.update(classes=["a"]), "'labels' has shape"),
+        (lambda g: g["ids"].__setitem__(1, "pair/0"), "'pair/0' occurs more than once"),
+        (
+            lambda g: g.update(stream_ids={"clip_img": g["ids"][::-1]}),
+            "'clip_img' has its rows in another order",
+        ),
+        (
+            lambda g: g.update(
+                features={s: a[:0] for s, a in g["features"].items()},
+                ids=[],
+                image_ids=[],
+                captions=[],
+                labels=None,
+            ),
+            "at least one pair",
+        ),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_no_store(tmp_path, change, words):
+    given = contents()
+    change(given)
+    with pytest.raises(StoreError, match=words):
+        FeatureStore.create(tmp_path / "store", **given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_finished_store_is_replaced_only_on_request(store):
+    given, before = contents(), store.digest
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        FeatureStore.create(store.directory, **given)
+    given["features"]["dino"] += 1
+    after = FeatureStore.create(store.directory, **given, overwrite=True)
+    assert after.digest != before and sorted(p.name for p in store.directory.parent.glob("store*")) == [
+        "store"
+    ]
+    assert after.digest == FeatureStore.open(store.directory).digest
+
+
+# --- the authors' HDF5 files ---------------------------------------------------------------------------------------
+
+
+def write_h5(path, features, indices=None):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=features, chunks=True, compression="gzip")
+        if indices is not None:
+            file.create_dataset("indices", data=indices)
+    return path
+
+
+def test_import_aligns_by_indices(tmp_path):
+    rng, given = np.random.default_rng(1), contents()
+    files = {}
+    for name, array in given["features"].items():
+        order = rng.permutation(N)
+        files[name] = write_h5(tmp_path / f"{name}.h5", array[order], order)
+    files["clip_img"] = write_h5(
+        tmp_path / "in_order.h5", given["features"]["clip_img"]
+    )  # no indices: row numbers
+    store = import_hdf5(
+        tmp_path / "store",
+        files,
+        **{k: given[k] for k in ("ids", "image_ids", "captions", "labels", "classes")},
+    )
+    for name, array in given["features"].items():
+        np.testing.assert_array_equal(store[name], array.astype(np.float16))
+    assert store.ids == given["ids"] and store.captions == given["captions"]
+    np.testing.assert_array_equal(store.labels.toarray(), given["labels"].toarray() != 0)
+
+
+def test_import_of_the_common_samples(tmp_path):
+    array = contents()["features"]["dino"]
+    files = {
+        "dino": write_h5(tmp_path / "a.h5", array[[9, 4, 7]], [9, 4, 7]),
+        "clip_img": write_h5(tmp_path / "b.h5", array[[7, 8, 9]], [7, 8, 9]),
+    }
+    with pytest.raises(StoreError, match=r"a.h5: stream 'dino' has 1 of 3 samples.*\[4\].*only_common"):
+        import_hdf5(tmp_path / "store", files)
+    store = import_hdf5(tmp_path / "store", files, only_common=True, captions=[f"c{i}" for i in range(10)])
+    assert store.ids == ["7", "9"] and store.captions == ["c7", "c9"]
+    for name in files:
+        np.testing.assert_array_equal(store[name], array[[7, 9]].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda p: write_h5(p, np.ones((3, 4)), [0, 1]), StoreError, "'indices' has shape .2,. for 3 rows"),
+        (lambda p: write_h5(p, np.ones((3, 4)), [0, 1, 1]), StoreError, "twice"),
+        (lambda p: write_h5(p, np.ones(3)), StoreError, "no two-dimensional dataset 'features'"),
+        (lambda p: p.write_bytes(b"not hdf5"), StoreError, "not a readable HDF5 file"),
+        (lambda p: None, FileNotFoundError, "missing"),
+        (lambda p: write_h5(p, np.ones((3, 4)), [0, 1, 99]), StoreError, "samples that other streams lack"),
+        (lambda p: write_h5(p, np.ones((2, 4))), StoreError, "other.h5: .*lack"),
+        (lambda p: write_h5(p, np.zeros((3, 4))), StoreError, "all zero"),
+    ],
+)
+def test_bad_hdf5_is_named(tmp_path, make, error, words):
+    files = {"dino": write_h5(tmp_path / "other.h5", np.ones((3, 4))), "clip_img": tmp_path / "bad.h5"}
+    make(files["clip_img"])
+    with pytest.raises(error, match=words):
+        import_hdf5(tmp_path / "store", files)
+    with pytest.raises(error, match=words):
+        import_hdf5(tmp_path / "store", dict(reversed(files.items())))
+    assert not (tmp_path / "store").exists()
+
+
+def test_metadata_must_cover_the_files(tmp_path):
+    files = {"dino": write_h5(tmp_path / "a.h5", np.ones((3, 4)))}
+    with pytest.raises(StoreError, match="'ids' has 2 entries but the files name sample 2"):
+        import_hdf5(tmp_path / "store", files, ids=["x", "y"])

@@ -1,0 +1,233 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+from sparc_lib.alignment import jaccard_per_latent, label_counts, mean_jaccard
+from sparc_lib.evaluation import encode_store
+from sparc_lib.model import SPARC
+from sparc_lib.notebook.gallery import exhibits
+from sparc_lib.nulls import permutation_null, shuffled_latents_null
+from sparc_lib.profiles import load_profile
+from sparc_lib.retrieval import retrieval_metrics
+from sparc_lib.store.reader import FeatureStore
+from sparc_lib.studies import alignment as ar
+from sparc_lib.taxonomy import Taxonomy
+
+TREE = {
+    "LabelName": "root",
+    "Subcategory": [
+        {"LabelName": "left", "Subcategory": [{"LabelName": "a"}, {"LabelName": "b"}]},
+        {"LabelName": "right", "Subcategory": [{"LabelName": "c"}, {"LabelName": "d"}, {"LabelName": "e"}]},
+    ],
+}
+TAXONOMY = Taxonomy.from_open_images(TREE, list("abcde"))
+SPEC = load_profile("smoke").evaluation
+N = 90
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Streams that are noisy views of the same five classes."""
+    draw = np.random.default_rng(0)
+    labels = np.eye(5, dtype=bool)[draw.integers(5, size=N)] | (draw.random((N, 5)) < 0.1)
+    x = {
+        name: labels @ draw.normal(size=(5, d)) + 0.4 * draw.normal(size=(N, d))
+        for name, d in {"dino": 12, "clip_img": 10, "clip_txt": 10}.items()
+    }
+    return FeatureStore.create(
+        tmp_path / "store", x, ids=[f"{i}" for i in range(N)], labels=labels, classes=list("abcde")
+    )
+
+
+def sparc(store, gate="global"):
+    return SPARC(store.dims, 24, 3, gate, generator=torch.Generator().manual_seed(1))
+
+
+def test_rows_are_the_metrics_of_the_library(store):
+    model = sparc(store)
+    report = ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=ar.CODINGS)
+    for coding in ar.CODINGS:
+        codes = encode_store(model, store, coding)
+        for activations, top_n in (("all", None), ("top", SPEC.top_n)):
+            counts = label_counts(codes, store.labels, top_n)
+            for depth in (1, 2):
+                per_latent = jaccard_per_latent(counts, TAXONOMY, depth, min_samples=ar.SUPPORT)
+                rows = ar.pick(
+                    report.jaccard,
+                    coding=coding,
+                    activations=activations,
+                    min_samples=ar.SUPPORT,
+                    depth=depth,
+                ).set_index("latents")
+                means = mean_jaccard(per_latent, counts, min_samples=ar.SUPPORT)
+                assert rows.jaccard["all"] == means.all_latents > 0
+                assert rows.jaccard["alive"] == means.alive
+                assert rows.n_latents.to_dict() == {"all": 24, "alive": means.n_alive}
+        row = ar.pick(report.retrieval, coding=coding, query="clip_txt", reference="dino").iloc[0]
+        expected = retrieval_metrics(codes["clip_txt"], codes["dino"])
+        assert (row.recall_1, row.recall_10, row.mrr) == (
+            expected.recall[1],
+            expected.recall[10],
+            expected.mrr,
+        )
+    assert len(report.jaccard) == 2 * 2 * 2 * len(SPEC.taxonomy_depths) * 2
+    assert report.jaccard.null.isna().all()
+
+
+def test_joint_codes_of_an_untrained_model_leak(store):
+    """F3: random weights, yet the partner is found under joint coding and not under independent coding."""
+    found = ar.alignment_report(
+        sparc(store), store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=ar.CODINGS
+    )
+    joint, alone = (ar.pick(found.retrieval, coding=coding).recall_1.mean() for coding in ar.CODINGS)
+    assert joint > 5 * alone
+    where = dict(depth=2, min_samples=1, activations="all", latents="alive")
+    joint, alone = (ar.pick(found.jaccard, coding=coding, **where).jaccard.item() for coding in ar.CODINGS)
+    assert joint > 1.5 * alone
+
+
+def test_codings_agree_under_the_local_gate(store):
+    report = ar.alignment_report(sparc(store, "local"), store, TAXONOMY, SPEC, np.random.default_rng(0))
+    joint, alone = (
+        ar.pick(report.jaccard, coding=coding)
+        .drop(columns=["coding", "shuffled", "rescaled"])  # drawn anew
+        .reset_index(drop=True)
+        for coding in ar.CODINGS
+    )
+    pd.testing.assert_frame_equal(joint, alone)
+    assert set(report.retrieval.coding) == {"independent"} and len(report.retrieval) == 6
+
+
+def test_null_stands_at_the_leaves_and_is_reproducible(store):
+    model = sparc(store)
+    first, again = (
+        ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(3), True, ()).jaccard
+        for _ in range(2)
+    )
+    pd.testing.assert_frame_equal(first, again)
+    with_null = first[first.null.notna()]
+    assert set(with_null.depth) == {max(SPEC.taxonomy_depths)}
+    expected = (with_null.jaccard - with_null.null) / (1 - with_null.null)
+    np.testing.assert_allclose(with_null.corrected, expected)
+    codes = encode_store(model, store, "joint")  # its null is the first to be drawn
+    null = permutation_null(
+        codes, store.labels, np.random.default_rng(3), SPEC.null_repeats, taxonomy=TAXONOMY
+    )
+    row = ar.pick(with_null, coding="joint", activations="all", min_samples=1, latents="all").iloc[0]
+    assert row.null == pytest.approx(null.mean()) and row.null > 0
+    unpermuted = ar.alignment_report(
+        model, store, TAXONOMY, SPEC, np.random.default_rng(3), retrieval=()
+    ).jaccard
+    pd.testing.assert_frame_equal(
+        unpermuted.drop(columns=["null", "corrected"]), first.drop(columns=["null", "corrected"])
+    )
+    counts = label_counts(codes, store.labels)
+    shuffled = shuffled_latents_null(
+        counts, np.random.default_rng(3).spawn(1)[0], SPEC.null_repeats, taxonomy=TAXONOMY
+    )
+    assert row.shuffled == pytest.approx(shuffled.mean()) and 0 < row.shuffled < row.jaccard <= row.bound
+    assert row.rescaled == pytest.approx((row.jaccard - row.shuffled) / (row.bound - row.shuffled))
+
+
+def test_patterns_add_up(store):
+    patterns = ar.alignment_report(
+        sparc(store), store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=()
+    ).patterns
+    for coding in ar.CODINGS:
+        rows = ar.pick(patterns, coding=coding).set_index("pattern").n_latents
+        assert rows[["all alive", "2 of 3", "1 of 3", "all dead"]].sum() == 24
+        dead_somewhere = 3 * rows["all dead"] + 2 * rows["1 of 3"] + rows["2 of 3"]
+        assert sum(rows[f"dead in {stream}"] for stream in store.streams) == dead_somewhere > 0
+
+
+def test_pool_limits_queries_and_gallery(store):
+    spec = dataclasses.replace(SPEC, retrieval_pool=40)
+    assert set(
+        ar.alignment_report(
+            sparc(store), store, TAXONOMY, spec, np.random.default_rng(0)
+        ).retrieval.n_reference
+    ) == {40}
+    assert set(ar.raw_clip_retrieval(store, 40).n_reference) == {40}
+    x = store.tensors()
+    expected = retrieval_metrics(x["clip_txt"], x["clip_img"]).recall[1]
+    row = ar.pick(ar.raw_clip_retrieval(store), query="clip_txt").iloc[0]
+    assert row.reference == "clip_img" and row.recall_1 == expected
+
+
+def test_all_settings_with_their_controls(store, monkeypatch):
+    """Which model is measured on which features, and what is asked for the first seed only."""
+    asked = []
+    profile = load_profile("smoke")
+
+    def features(profile, split, random_weights=None, progress=True):
+        asked.append((split, random_weights))
+        return store
+
+    class Trained:
+        def __init__(self, profile, setting, seed, store, progress):
+            self.model = sparc(store, setting.gate)
+
+    monkeypatch.setattr(ar, "features", features)
+    monkeypatch.setattr(ar, "trained", Trained)
+    monkeypatch.setattr(ar, "untrained", lambda profile, setting, seed, store: sparc(store, setting.gate))
+    report = ar.report_with_controls(profile, TAXONOMY, progress=False, n_jobs=1)
+    assert set(asked) == {(split, weights) for split in ("train", "test") for weights in (None, ar.RANDOM)}
+    groups = report.jaccard.groupby(["model", "setting"]).seed.unique().map(list)
+    for setting in profile.settings:
+        assert groups["trained", setting.name] == list(profile.seeds)
+        assert (
+            groups["untrained", setting.name] == groups["random encoders", setting.name] == [profile.seeds[0]]
+        )
+    assert set(ar.pick(report.retrieval, coding="joint").seed) == {profile.seeds[0]}
+    assert len(ar.pick(report.retrieval, model="raw")) == 2
+    values = ar.by_setting(
+        report.retrieval,
+        "recall_1",
+        model="trained",
+        coding="independent",
+        query="clip_txt",
+        reference="clip_img",
+    )
+    assert list(values) == [s.name for s in profile.settings]
+    assert {len(seeds) for seeds in values.values()} == {len(profile.seeds)}
+
+
+def test_pick_says_what_there_is():
+    table = pd.DataFrame({"coding": ["joint"], "value": [1.0]})
+    assert ar.pick(table, coding="joint").value.item() == 1
+    with pytest.raises(KeyError, match="no row with coding = 'both'; it takes joint"):
+        ar.pick(table, coding="both")
+    with pytest.raises(KeyError, match="no column 'gate'; this table has coding, value"):
+        ar.pick(table, gate="global")
+
+
+def test_gallery_shows_what_fires_strongest_and_no_image_twice(store):
+    """Latent 0 fires on half of class a in every stream, latent 1 on anything; rows 0 and 1 are one image."""
+    draw = np.random.default_rng(0)
+    carries = store.labels[:, [0]].toarray()[:, 0]
+    carries[:2] = True
+    some = {s: draw.random((N, 2)) * (draw.random((N, 2)) < 0.5) for s in store.streams}
+    for half in some.values():
+        half[:, 0] *= carries
+    some["dino"][:2, 0] = 2, 3
+    z = {s: sp.csr_matrix(half) for s, half in some.items()}
+    counts = label_counts(z, store.labels)
+    per_latent = jaccard_per_latent(counts)
+    null = np.broadcast_to(per_latent.mean(), (5, 2))
+    store.samples.image_ids[1] = store.samples.image_ids[0]
+    best, other = exhibits(z, store, counts, per_latent, null, np.random.default_rng(0), n_best=1, n_random=5)
+    assert (best.latent, best.why, best.concept) == (0, "best", 0) and (other.latent, other.why) == (
+        1,
+        "random",
+    )
+    assert best.jaccard == per_latent[0] and best.share > 0.9
+    top = best.top["dino"]
+    assert top[0] == 1 and 0 not in top and len(top) == 5
+    strength = z["dino"][:, [0]].toarray()[top, 0]
+    assert (np.diff(strength) <= 0).all() and strength[1] == np.sort(
+        np.delete(z["dino"].toarray()[:, 0], [0, 1])
+    )[-1]
