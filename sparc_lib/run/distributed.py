@@ -18,8 +18,7 @@ import torch
 import torch.distributed as dist
 
 from ..features.shards import extract_shard, place
-from ..profile_files import named
-from ..profiles import Profile, load_profile
+from ..profiles import Profile, load_profile, named
 from ..studies import runs as workflow
 
 PATIENCE = timedelta(days=7)  # shards need not end together

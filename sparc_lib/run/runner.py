@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import paths
-from ..profile_files import ProfileError, named, option
-from ..profiles import load_profile
+from ..profiles import ProfileError, load_profile, named, option
 from ..studies.stages import REBUILD_BEFORE
 from . import suite, writeback
 from .execution import Outcome, clear_killed, execute, made_by

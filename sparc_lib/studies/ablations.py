@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from ..alignment import jaccard_per_latent, label_counts, mean_jaccard
 from ..claims.verdicts import direction, share_reached, trend
-from ..evaluation import encode_store, evaluate
-from ..feeds import TensorFeed
+from ..evaluation import TensorFeed, encode_store, evaluate
 from ..model import SPARC
 from ..nulls import activity_bound, shuffled_latents_null
 from ..profiles import Gate, Profile, Setting
