@@ -238,7 +238,7 @@ def test_all_that_is_wrong_is_said_at_once(mini):
 def test_long_values_are_shortened(mini, tmp_path):
     raw, read = mini
     raw["data"]["train"] = "x" * 10_000
-    raw["sparc"]["k"] = [[1] * 100] * 100
+    raw["sparc"]["k"] = [[1] * 100 for _ in range(100)]
     with pytest.raises(ProfileError, match="data.train must be(.|\n)*sparc.k must be") as error:
         read()
     assert len(str(error.value)) < 500
