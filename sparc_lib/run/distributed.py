@@ -2,8 +2,9 @@
 
     torchrun --nproc_per_node 8 -m sparc_lib.run.distributed --profile openimages
 
-Each process extracts its shard of every split; when all are done, the first one merges them into the very stage that
-the notebooks look for. Then each process trains its share of the models, one at a time on its own device. After a kill the same command goes on.
+Each process computes its share of the blocks of every split; when all are done, the first one joins them in
+the very stage that the notebooks look for. Then each process trains its share of the models, one at a time on
+its own device. After a kill the same command goes on.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import argparse
 import os
 import sys
 from datetime import timedelta
+from itertools import product
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from ..features.shards import extract_shard, place
 from ..profile_files import named
 from ..profiles import Profile, load_profile
 from ..studies import runs as workflow
 
-PATIENCE = timedelta(days=7)  # shards need not end together
+PATIENCE = timedelta(days=7)  # processes need not end together
 
 
 class Rank(NamedTuple):
@@ -38,10 +39,6 @@ class Rank(NamedTuple):
         defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
         return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
 
-    @property
-    def device(self) -> str:
-        return f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"
-
 
 def extract_all(
     profile: Profile,
@@ -54,34 +51,21 @@ def extract_all(
 
     Needs torch.distributed to be initialised when there are several processes.
     """
-    for split in splits:
-        for random_weights in controls:
-            if me.world > 1:
-                dino, clip = workflow.encoders(profile, random_weights, me.device)
-                of = profile if random_weights is None else workflow.control(profile)
-                data = workflow.dataset(of, split)
-                if not workflow.has_features(of, split, dino, clip):
-                    extract_shard(
-                        data,
-                        dino,
-                        clip,
-                        place(workflow.shards_root(), data, dino, clip),
-                        me.rank,
-                        me.world,
-                        batch_size=profile.encoders.batch_size,
-                        workers=workflow.loaders(profile),
-                        progress=progress and me.rank == 0,
-                    )
-                dist.barrier()  # no process looks for features while another still may make them
-            if me.rank == 0:
-                workflow.features(profile, split, random_weights, progress)
-            if me.world > 1:
-                dist.barrier()
+    for split, random_weights in product(splits, controls):
+        if me.world > 1:
+            share = workflow.Share(me.rank, me.world)
+            workflow.encode_share(profile, split, random_weights, share, progress)
+            dist.barrier()  # every block is there
+        if me.rank == 0:
+            workflow.features(profile, split, random_weights, progress)
+        if me.world > 1:
+            dist.barrier()  # no process looks for features while the first one still makes them
 
 
 def train_all(profile: Profile, me: Rank, progress: bool = True) -> None:
-    """This process's share of every run the notebooks ask for, one run a process at a time: settings x seeds, and the
-    random-encoder control of each setting, first seed. Every rank takes each `world`-th run."""
+    """This process's share of every run the notebooks ask for, one run a process at a time: settings x seeds,
+    and the random-encoder control of each setting, first seed. Every rank takes each `world`-th run.
+    """
     runs = [(None, setting, seed) for setting in profile.settings for seed in profile.seeds]
     runs += [(workflow.RANDOM, setting, profile.seeds[0]) for setting in profile.settings]
     stores = {
