@@ -46,7 +46,7 @@ def test_regions_are_the_scenes_objects(world):
     data = DrawnDataset("test", 40)
     assert world.ids == [f"test/{i:06d}" for i in range(30)] and len(world.regions) >= 30
     for region in world.regions[:10]:
-        scene = make_scene(0, 'test', region.image)
+        scene = data.facts(data.image_ids.index(world.ids[region.image])).scene
         present = {display_names()[f"/w/{thing.name}"] for thing in scene.objects}
         assert data.classes[region.concept] in present and 40 <= region.mask().sum() < 96 * 96
         assert np.array_equal(np.asarray(world.image(region.image)), scene.image())
