@@ -16,8 +16,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,7 @@ from pycocotools.coco import COCO
 from ..files import aside
 from .download import KnownFile, RemoteFile, obtain
 from .pairs import InstanceMask
-from .photographs import DataError, Limits, Pairs, PhotoDataset, chosen, label_matrix, limited
+from .photographs import EVERYTHING, DataError, Limits, Pairs, PhotoDataset, chosen, label_matrix, limited
 
 ARCHIVE = RemoteFile(
     "annotations_trainval2017.zip",
@@ -104,7 +103,7 @@ def files(folder: str | Path, split: str) -> Files:
     return Files(*(obtain(folder, RemoteFile(name, ARCHIVE.url), offline=True) for name in names))
 
 
-def load(folder: str | Path, split: str, limits: Limits = Limits(), joined: bool = True) -> CocoDataset:
+def load(folder: str | Path, split: str, limits: Limits = EVERYTHING, joined: bool = True) -> CocoDataset:
     """The pairs of a split, in the order of the image ids; classes are the 80 categories, sorted.
 
     joined: one pair per image, its captions (in the order of their ids) joined by spaces, as in the paper; id
@@ -122,10 +121,9 @@ def load(folder: str | Path, split: str, limits: Limits = Limits(), joined: bool
             pairs.image_ids.append(image)
             pairs.captions.append(text)
     pairs = limited(pairs, limits)
-    instances = _document(verified.instances.path, ("annotations", "categories"))
     kept = set(pairs.image_ids)
     images, columns = [], []
-    with _fields_of(verified.instances.path):
+    with _annotations(verified.instances.path) as instances:
         categories = sorted(instances["categories"], key=lambda category: category["name"])
         column_of = {category["id"]: column for column, category in enumerate(categories)}
         for annotation in instances["annotations"]:
@@ -150,20 +148,17 @@ def load(folder: str | Path, split: str, limits: Limits = Limits(), joined: bool
 
 def _captions(path: Path) -> dict[int, list[str]]:
     """{image id: its captions in the order of their ids}. Raises DataError for an image without one."""
-    document = _document(path, ("images", "annotations"))
-    with _fields_of(path):
+    with _annotations(path) as document:
         captions: dict[int, list[tuple[int, str]]] = {image["id"]: [] for image in document["images"]}
         for annotation in document["annotations"]:
             text = " ".join(annotation["caption"].split())
             captions[annotation["image_id"]].append((annotation["id"], text))
     silent = [image for image, texts in captions.items() if not texts]
-    if silent:
+    if silent or not captions:
         raise DataError(
-            f"{path}: image {silent[0]} and {len(silent) - 1} others have no caption; the file is "
+            f"{path}: {len(silent)} of {len(captions)} images have no caption ({silent[:3]}); the file is "
             "incomplete, delete it and run again"
         )
-    if not captions:
-        raise DataError(f"{path}: no images; the file is incomplete, delete it and run again")
     return {image: [text for _, text in sorted(texts)] for image, texts in captions.items()}
 
 
@@ -174,17 +169,17 @@ def class_tree(folder: str | Path, split: str = "test") -> tuple[dict, dict[str,
     first.
     """
     path = files(folder, split).instances.path
-    members: dict[str, list[str]] = defaultdict(list)  # supercategory -> its categories, sorted
-    with _fields_of(path):
-        for name, group in sorted(
-            (category["name"], category.get("supercategory") or ALONE)
-            for category in _document(path, ("categories",))["categories"]
-        ):
-            members[group].append(name)
-    codes = {name: f"{ROOT}/{group}/{name}" for group, names in members.items() for name in names}
+    with _annotations(path) as document:
+        categories = {
+            category["name"]: category.get("supercategory") or ALONE for category in document["categories"]
+        }
+        members: dict[str, list[str]] = {group: [] for group in sorted(categories.values())}
+        for name in sorted(categories):
+            members[categories[name]].append(name)
+    codes = {name: f"{ROOT}/{group}/{name}" for name, group in categories.items()}
     display_names = {codes[name]: name for name in sorted(codes)}
     groups = []
-    for group in sorted(members):
+    for group in members:
         label = f"{ROOT}/{group}"
         display_names[label] = f"{group} (all)" if group in codes else group
         leaves = [{"LabelName": codes[name]} for name in members[group]]
@@ -202,34 +197,19 @@ def _half(numbers: list[int], split: str) -> list[int]:
     return [number for row, number in enumerate(numbers) if (row in set_aside) == (split == "val")]
 
 
-def _document(path: Path, needed: tuple[str, ...]) -> Mapping:
-    try:
-        document = json.loads(path.read_bytes())
-        missing = [field for field in needed if not isinstance(document[field], list)]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not a COCO annotation file ({type(error).__name__}: {error}); truncated? Delete it and "
-            "run again"
-        ) from error
-    if missing:
-        raise DataError(
-            f"{path}: field {missing[0]!r} is not a list; this is no COCO annotation file, delete it and run "
-            "again"
-        )
-    return document
-
-
 @contextlib.contextmanager
-def _fields_of(path: Path) -> Iterator[None]:
-    """Entries that lack a field, or name an image or a category that is not there, are the file's fault: say
-    so.
+def _annotations(path: Path) -> Iterator[dict]:
+    """The document in a file. Entries that lack a field, or name an image or a category that is not there,
+    are the file's fault as well: DataError says so.
     """
     try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield json.loads(path.read_bytes())
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{path}: an entry lacks or misuses a field ({type(error).__name__}: {error}); this is not the "
-            "published file, delete it and run again"
+            f"{path}: not the published COCO annotations ({type(error).__name__}: {error}); truncated? "
+            "Delete it and run again"
         ) from error
 
 

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 SAMPLED = 16  # images asked for their size before anything is fetched
 HOPELESS = 200  # failures in a row after which there is no point in going on
 REPEATED = 5  # addresses that answer with the very same bytes: a placeholder, not photographs
-FORMATS = {".jpg": "JPEG", ".png": "PNG"}
 
 
 class RemoteImage(NamedTuple):
@@ -48,14 +47,6 @@ class Missing(NamedTuple):
     url: str
     gone: bool
     reason: str
-
-
-class Fetched(NamedTuple):
-    """An image that has been written. bytes: its size. sha256: of its content."""
-
-    image: RemoteImage
-    bytes: int
-    sha256: str
 
 
 class DownloadReport(NamedTuple):
@@ -90,101 +81,87 @@ def fetch_images(
     with _alone(sorted({image.path.parent for image in images})):
         wanted = absent(images)
         _demand_space(wanted, client)
-        n_bytes, streak = 0, 0
+        present, n_bytes, streak = len(images) - len(wanted), 0, 0
         missing: list[Missing] = []
-        same: dict[str, list[RemoteImage]] = defaultdict(list)
-        present = len(images) - len(wanted)
+        same: dict[str, list[RemoteImage]] = defaultdict(list)  # hash of the content -> images
         with tqdm(total=len(images), initial=present, unit=" images", disable=not progress) as bar:
-            for result in _fetch_all(wanted, client):
+            for image, result in _fetch_all(wanted, client):
                 if isinstance(result, Missing):
                     missing.append(result)
                     streak = 0 if result.gone else streak + 1
                     if streak == HOPELESS:
                         raise ConnectionError(
-                            f"{result.url}: {result.reason}; {HOPELESS} images failed in a row. Check the "
+                            f"{image.url}: {result.reason}; {HOPELESS} images failed in a row. Check the "
                             "connection and run again: what was fetched is kept"
                         )
                     continue
                 streak = 0
-                n_bytes += result.bytes
+                n_bytes += len(result)
                 bar.update()
-                same[result.sha256].append(result.image)
-                if len(same[result.sha256]) >= REPEATED:
-                    missing += _discard(same[result.sha256])
+                group = same[hashlib.sha256(result).hexdigest()]
+                group.append(image)
+                if len(group) >= REPEATED:
+                    missing += _discard(group)
     missing = list(dict.fromkeys(missing))
     return DownloadReport(len(images), present, len(wanted) - len(missing), n_bytes, tuple(missing))
 
 
 def save_missing(report: DownloadReport, file: Path) -> None:
-    """The images that could not be had, as CSV (image, url, gone, reason); an empty table if there are none."""
+    """Write the images that could not be had as CSV (image, url, gone, reason); an empty table if there are
+    none.
+    """
     with files.aside(file) as partial, open(partial, "w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(["image", "url", "gone", "reason"])
         table.writerows([item.path.name, item.url, item.gone, item.reason] for item in report.missing)
 
 
-def _fetch_all(wanted: Sequence[RemoteImage], client: Client) -> Iterator[Fetched | Missing]:
-    """The results in order, fetched by the client's threads; an error ends all of them."""
+def _fetch_all(
+    wanted: Sequence[RemoteImage], client: Client
+) -> Iterator[tuple[RemoteImage, bytes | Missing]]:
+    """Every image with its content, once that is on the disk, in order; an error ends all threads."""
     stop = threading.Event()
 
-    def fetch(image: RemoteImage) -> Fetched | Missing:
+    def fetch(image: RemoteImage) -> bytes | Missing:
         if stop.is_set():
             return Missing(*image, False, "stopped")
         try:
             return _fetch(image, client)
-        except OSError:
+        except BaseException:
             stop.set()  # there will be no room for the others either
             raise
 
     with ThreadPoolExecutor(client.threads) as pool:
         try:
             for start in range(0, len(wanted), 64 * client.threads):  # bounds the memory of the futures
-                yield from pool.map(fetch, wanted[start : start + 64 * client.threads])
+                some = wanted[start : start + 64 * client.threads]
+                yield from zip(some, pool.map(fetch, some))
         finally:
             stop.set()
-            pool.shutdown(cancel_futures=True)
 
 
-def _fetch(image: RemoteImage, client: Client) -> Fetched | Missing:
+def _fetch(image: RemoteImage, client: Client) -> bytes | Missing:
+    """Servers answer pages with status 200, too, so what is no image is not written."""
     content = io.BytesIO()
     try:
         content_type = client.get(image.url, content)
     except FAILED as error:
-        return Missing(*image, isinstance(error, GoneError), _reason(error))
-    fault = _fault(image.path, content_type, content)
-    if fault:
-        return Missing(*image, False, fault)
-    data = content.getvalue()
-    with files.aside(image.path) as partial:
-        partial.write_bytes(data)
-    return Fetched(image, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    return text if text.startswith("HTTP") else f"{type(error).__name__}: {text}"
-
-
-def _fault(path: Path, content_type: str, content: io.BytesIO) -> str:
-    """Why an answer is not the image that was asked for; "" if it is. Servers answer pages with status 200,
-    too.
-    """
+        return Missing(*image, isinstance(error, GoneError), str(error))
     if content_type.startswith("text/"):
-        return f"a page ({content_type}), not an image"
-    wanted = FORMATS.get(path.suffix)
+        return Missing(*image, False, f"a page ({content_type}), not an image")
     try:
-        with Image.open(content) as image:
-            image.load()
+        with Image.open(content) as picture:
+            picture.load()
     except UNREADABLE as error:
-        return f"not an image ({type(error).__name__})"
-    if wanted is not None and image.format != wanted:
-        return f"a {image.format}, not a {wanted}"
-    return ""
+        return Missing(*image, False, f"not an image ({type(error).__name__})")
+    with files.aside(image.path) as partial:
+        partial.write_bytes(content.getvalue())
+    return content.getvalue()
 
 
 def _discard(placeholders: Sequence[RemoteImage]) -> list[Missing]:
-    """Remove files that all hold the same bytes: what the server shows in place of photographs that it lacks."""
-    reason = f"the same picture for {REPEATED} images or more, a placeholder"
+    """Remove files that all hold the same bytes: what a server shows in place of photographs it lacks."""
+    reason = f"the same picture as {REPEATED - 1} other images or more, a placeholder"
     for image in placeholders:
         image.path.unlink(missing_ok=True)
     return [Missing(*image, False, reason) for image in placeholders]
@@ -195,20 +172,20 @@ def _demand_space(wanted: Sequence[RemoteImage], client: Client) -> None:
     sizes = []
     for image in wanted[:: max(1, len(wanted) // SAMPLED)][:SAMPLED]:
         size = client.size(image.url)
-        if size is None:
-            break
+        if size is None:  # a server that does not say, or is out of reach
+            return
         sizes.append(size)
     if not sizes:
         return
     folder = wanted[0].path.parent
-    need = int(1.05 * len(wanted) * sum(sizes) / len(sizes))
-    free = shutil.disk_usage(folder).free
-    log.info("%d images, about %.1f GiB; %.1f GiB are free", len(wanted), need / 2**30, free / 2**30)
+    need = 1.05 * len(wanted) * sum(sizes) / len(sizes) / 2**30
+    free = shutil.disk_usage(folder).free / 2**30
+    log.info("%d images, about %.1f GiB; %.1f GiB are free", len(wanted), need, free)
     if need > free:
         raise files.DiskFullError(
             errno.ENOSPC,
-            f"{folder}: {len(wanted)} images need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
-            "free. Free space, move the data sets with --data-root, or set max_samples in the profile",
+            f"{folder}: {len(wanted)} images need about {need:.1f} GiB, {free:.1f} GiB are free. Free "
+            "space, move the data sets with --data-root, or set max_samples in the profile",
         )
 
 

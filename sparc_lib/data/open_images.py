@@ -17,16 +17,18 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, PositiveInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ..taxonomy import Taxonomy, read_class_descriptions
 from .download import KnownFile, RemoteFile, obtain
-from .photographs import PLAIN_NAME, DataError, Limits, Pairs, PhotoDataset, label_matrix, limited
+from .photographs import EVERYTHING, PLAIN_NAME, DataError, Limits, Pairs, PhotoDataset, label_matrix, limited
 
 log = logging.getLogger(__name__)
 CLASSES, HIERARCHY = "oidv7-class-descriptions-boxable.csv", "bbox_labels_600_hierarchy.json"
@@ -38,52 +40,42 @@ CAPTIONS = {
     "test": "open_images_test_captions.jsonl",
 }
 GOOGLE = "https://storage.googleapis.com"
-ADDRESSES = ("classes", "hierarchy", "labels", "captions", "images")  # fields of Source
 CHUNK = 1_000_000  # rows of the label table in memory at a time
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the data set is published, and the captions each split has. The defaults are Open Images itself."""
+Address = Annotated[str, StringConstraints(pattern="^https?://")]
 
-    name: str = "open_images"
-    classes: str = f"{GOOGLE}/openimages/v7/{CLASSES}"
-    hierarchy: str = f"{GOOGLE}/openimages/2018_04/{HIERARCHY}"
-    labels: str = f"{GOOGLE}/openimages/v5"
-    captions: str = f"{GOOGLE}/localized-narratives/annotations"
-    images: str = "https://open-images-dataset.s3.amazonaws.com"
-    train: int = 507_444
-    val: int = 41_691
-    test: int = 126_020
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Source:
+    """Where a data set like this one is published, and how many captions each split has."""
+
+    name: str
+    classes: Address = f"{GOOGLE}/openimages/v7/{CLASSES}"
+    hierarchy: Address = f"{GOOGLE}/openimages/2018_04/{HIERARCHY}"
+    labels: Address = f"{GOOGLE}/openimages/v5"
+    captions: Address = f"{GOOGLE}/localized-narratives/annotations"
+    images: Address = "https://open-images-dataset.s3.amazonaws.com"
+    train: PositiveInt = 507_444
+    val: PositiveInt = 41_691
+    test: PositiveInt = 126_020
 
     @classmethod
     def of(cls, folder: Path) -> Source:
-        """The source that `source.json` in the folder describes, else the published one. Raises DataError."""
+        """The source that `source.json` in the folder describes, else Open Images. Raises DataError."""
         path = folder / SOURCE
         if not path.exists():
-            return cls()
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+            return cls("open_images")
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            wrong = [name for name, value in raw.items() if type(value) is not kinds.get(name)]
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: not a JSON object ({error}); mend or delete it") from error
-        if "name" not in raw:
-            wrong.append("name")
-        if wrong:
-            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
+            source = TypeAdapter(cls).validate_json(path.read_bytes())
+        except ValidationError as errors:
+            faults = [f"field {'.'.join(map(str, e['loc'])) or '-'}: {e['msg']}" for e in errors.errors()]
+            known = ", ".join(field.name for field in fields(cls))
             raise DataError(
-                f"{path}: field {', '.join(wrong)} is unknown, missing or of the wrong type; known are "
-                f"{known}, and name is a must"
-            )
-        for name in ADDRESSES:
-            if name in raw and not raw[name].startswith(("http://", "https://")):
-                raise DataError(
-                    f"{path}: field {name} is {raw[name]!r}, no address; it must start with http:// or "
-                    "https://"
-                )
-        log.warning("%s: this is %r, not the published data set", path, raw["name"])
-        return cls(**raw)
+                f"{path}: {'; '.join(faults)}. Mend or delete it; known fields: {known}"
+            ) from errors
+        log.warning("%s: this is %r, not the published data set", path, source.name)
+        return source
 
 
 class Files(NamedTuple):
@@ -109,7 +101,7 @@ def files(folder: str | Path, split: str) -> Files:
     )
 
 
-def load(folder: str | Path, split: str, limits: Limits = Limits()) -> PhotoDataset:
+def load(folder: str | Path, split: str, limits: Limits = EVERYTHING) -> PhotoDataset:
     """The pairs of a split; the id of a pair is `split/image/number of the caption among the image's`.
 
     Classes are display names, sorted. Raises what `files` raises, and DataError for a file of another shape.

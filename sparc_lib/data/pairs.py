@@ -31,7 +31,7 @@ class UnreadableImageError(ValueError):
 
 
 class InstanceMask(NamedTuple):
-    """One object in an image. column: of its class. mask: bool [height, width] of the image as it is stored."""
+    """One object in an image. column: of its class. mask: bool [height, width] of the image as stored."""
 
     column: int
     mask: np.ndarray

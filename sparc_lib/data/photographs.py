@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +34,9 @@ class Limits(NamedTuple):
     images: int | None = None
     pairs: int | None = None
     seed: int = 0
+
+
+EVERYTHING = Limits()
 
 
 class Pairs(NamedTuple):
@@ -90,11 +92,11 @@ def label_matrix(
 
 @dataclass(eq=False)
 class PhotoDataset:
-    """Pairs whose images are files: `<folder>/<subfolder>/<image id>.jpg`, published at
-    `<address>/<subfolder>/...`.
+    """Pairs whose images are files, `<folder>/<subfolder>/<image id>.jpg`, published below `address` alike.
 
-    `labels`: boolean CSR [n_pairs, n_classes] over `classes`. `skipped`: lines of the caption file that could
-    not be read. Raises DataError for an image id that is no plain file name: it could lead out of the folder.
+    labels: boolean CSR [n_pairs, n_classes] over `classes`. skipped: lines of the caption file that could not
+    be read. `paths` and `urls`: of every pair's image. Raises DataError for an image id that is no plain file
+    name, as it could lead out of the folder.
     """
 
     name: str
@@ -111,33 +113,13 @@ class PhotoDataset:
     least_pixels = 1
 
     def __post_init__(self):
+        self.ids, self.image_ids, self.captions = self.pairs
         for image in self.image_ids:
             if not PLAIN_NAME.fullmatch(image):
-                raise DataError(
-                    f"{self.folder}: image id {image!r} is no plain file name; mend the caption file"
-                )
-
-    @property
-    def ids(self) -> list[str]:
-        return self.pairs.ids
-
-    @property
-    def image_ids(self) -> list[str]:
-        return self.pairs.image_ids
-
-    @property
-    def captions(self) -> list[str]:
-        return self.pairs.captions
-
-    @cached_property
-    def paths(self) -> list[Path]:
-        """Image file of every pair."""
-        return [self.folder / self.subfolder / f"{image}.jpg" for image in self.image_ids]
-
-    @property
-    def urls(self) -> list[str]:
-        """Where every pair's image is published."""
-        return [f"{self.address}/{self.subfolder}/{image}.jpg" for image in self.image_ids]
+                raise DataError(f"{self.folder}: image id {image!r} is no plain file name; mend the captions")
+        places = [f"{self.subfolder}/{image}.jpg" for image in self.image_ids]
+        self.paths = [self.folder / place for place in places]
+        self.urls = [f"{self.address}/{place}" for place in places]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -170,10 +152,8 @@ class PhotoDataset:
         missing = absent(images)
         if not missing:
             return
-        first = missing[0].path
-        summary = (
-            f"{first.parent}: {len(missing)} of {len(images)} images are missing, the first is {first.name}"
-        )
+        place, first = missing[0].path.parent, missing[0].path.name
+        summary = f"{place}: {len(missing)} of {len(images)} images are missing, the first is {first}"
         if len(missing) > TOLERATED * len(images):
             raise DataError(
                 f"{summary}. Get them with: {command}; or point --data-root (SPARC_DATASETS) to where they "

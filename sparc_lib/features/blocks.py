@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from .. import files
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def save(folder: Path, block: Block, fingerprint: str, content: BlockFeatures) -
 
 
 def load(folder: Path, block: Block, fingerprint: str) -> BlockFeatures | None:
-    """A block that is there; None, and nothing under its name, if it is damaged or of other data or encoders."""
+    """A block that is there; None if there is none, or one that is damaged or of other data, which goes."""
     path = block.file(folder)
     if not path.exists():
         return None

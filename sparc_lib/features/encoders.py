@@ -255,7 +255,7 @@ def _revision(found: Found, seed: int | None) -> str:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """torch's CPU generator, from which networks initialise, seeded inside the block and restored after it."""
+    """torch's CPU generator, from which networks initialise, seeded in the block and restored after it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

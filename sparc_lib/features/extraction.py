@@ -227,9 +227,8 @@ def _on_host(task: Extraction, stream: str, parts: list[torch.Tensor], rows: Seq
     """
     if not parts:
         return np.zeros((0, task.dims[stream]), "<f2")
-    values = torch.cat(parts).cpu().numpy()
     with np.errstate(over="ignore"):
-        half = values.astype("<f2")
+        half = torch.cat(parts).cpu().numpy().astype("<f2")
     bad = ~np.isfinite(half).all(1) | ~half.any(1)
     if bad.any():
         first = [task.dataset.ids[rows[i]] for i in np.flatnonzero(bad)[:5]]
@@ -242,15 +241,15 @@ def _on_host(task: Extraction, stream: str, parts: list[torch.Tensor], rows: Seq
 
 def _finish(task: Extraction, folder: Path, out: Path) -> FeatureStore:
     """The store of all blocks, every row in its place. Raises StoreError when blocks are missing."""
-    samples, skipped, kept = task.samples, {}, []
+    skipped, kept = {}, []
     for content in _all_blocks(task, folder):
         kept.append(content.rows)
         skipped |= content.skipped
     listed = _listed(task, skipped)
     rows = np.sort(np.concatenate(kept))
-    position = np.full(len(samples.ids), -1)
+    position = np.full(len(task.samples.ids), -1)
     position[rows] = np.arange(len(rows))
-    whole = samples.take(rows)
+    whole = task.samples.take(rows)
     with closing(StoreWriter.fresh(out.with_name(out.name + ".writing"), whole.ids, task.dims)) as writer:
         for content in _all_blocks(task, folder):
             for stream in STREAMS if len(content.rows) else ():

@@ -165,7 +165,7 @@ def tagged(model: str, pretrained: str | None, revision: str | None) -> tuple[Fo
 
 
 def _tag_and_file(model: str, pretrained: str) -> tuple[str, Path | None]:
-    """(tag, file or None). Raises ValueError for a tag that the model has not, and for a file without a tag."""
+    """(tag, file or None). Raises ValueError for a tag that the model has not and a file without a tag."""
     tags = open_clip.list_pretrained_tags_by_model(model)
     name, separator, file = pretrained.partition(":")
     if name in tags:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -22,47 +22,34 @@ import torch.distributed as dist
 from ..profile_files import named
 from ..profiles import Profile, load_profile
 from ..studies import runs as workflow
+from ..studies.runs import Share
 
 PATIENCE = timedelta(days=7)  # processes need not end together
 
 
-class Rank(NamedTuple):
-    """This process among all: number, how many there are, and number on its machine."""
-
-    rank: int
-    world: int
-    local: int
-
-    @classmethod
-    def of_environment(cls) -> Rank:
-        """As torchrun says; a process of its own without it."""
-        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-        return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
-
-
 def extract_all(
     profile: Profile,
-    me: Rank,
-    splits: tuple[str, ...] = workflow.SPLITS,
-    controls: tuple[int | None, ...] = (None, workflow.RANDOM),
+    me: Share,
+    splits: Sequence[str] = workflow.SPLITS,
+    controls: Sequence[int | None] = (None, workflow.RANDOM),
     progress: bool = True,
 ) -> None:
-    """This process's part in extracting `splits`, under the trained encoders and the random controls.
-
-    Needs torch.distributed to be initialised when there are several processes.
-    """
+    """This process's part in extracting `splits`, under the trained encoders and the random controls."""
     for split, random_weights in product(splits, controls):
         if me.world > 1:
-            share = workflow.Share(me.rank, me.world)
-            workflow.encode_share(profile, split, random_weights, share, progress)
-            dist.barrier()  # every block is there
+            workflow.encode_share(profile, split, random_weights, me, progress)
+            _wait_for_all()  # every block is there
         if me.rank == 0:
             workflow.features(profile, split, random_weights, progress)
-        if me.world > 1:
-            dist.barrier()  # no process looks for features while the first one still makes them
+        _wait_for_all()  # no process looks for features while the first one still joins them
 
 
-def train_all(profile: Profile, me: Rank, progress: bool = True) -> None:
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def train_all(profile: Profile, me: Share, progress: bool = True) -> None:
     """This process's share of every run the notebooks ask for, one run a process at a time: settings x seeds,
     and the random-encoder control of each setting, first seed. Every rank takes each `world`-th run.
     """
@@ -88,20 +75,20 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.data_root:
         os.environ["SPARC_DATASETS"] = os.path.abspath(options.data_root)
-    me = Rank.of_environment()
+    me = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says
     if me.world > 1:
+        backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(me.local)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
-        )
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=PATIENCE)
     profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
     try:
         extract_all(profile, me, tuple(options.split or workflow.SPLITS))
         if not options.no_training and not options.split:
             train_all(profile, me)
     finally:
-        if me.world > 1:
+        if dist.is_initialized():
             dist.destroy_process_group()
     return 0
 

@@ -1,4 +1,6 @@
-"""From a folder of photographs to features, models and taxonomies through the same calls as the miniature world."""
+"""From a folder of photographs to features, models and taxonomies as in the miniature world."""
+
+# ruff: noqa: F811 (fixtures are imported, and are arguments of tests)
 
 import dataclasses
 import shutil
@@ -170,7 +172,7 @@ def test_fetching_says_what_is_there_and_lists_what_is_not(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_notebook_finds_the_data_root(tmp_path, monkeypatch):
-    """`./run_all.sh --profile openimages --data-root DIR --offline` on an excerpt, with the shipped profile."""
+    """`./run_all.sh --profile openimages --data-root DIR --offline` on an excerpt, with our own profile."""
     standins.describe(tmp_path / "sets/open_images", standins.open_images(tmp_path / "sets/open_images"))
     (tmp_path / "notebooks").mkdir()
     book = nbformat.v4.new_notebook(

@@ -1,4 +1,6 @@
-"""Downloads from a local server: what arrives is right, what is there is not asked for again, and faults lose nothing."""
+"""Downloads from a local server: what arrives is right, what is there is not asked for again, and faults lose
+nothing.
+"""
 
 import json
 import os
@@ -160,8 +162,8 @@ CHILD = textwrap.dedent("""
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    fetch_images([RemoteImage(folder / f"{i:02d}.jpg", f"{url}/train/{i:02d}.jpg") for i in range(n)], Client(2),
-        progress=False)
+    images = [RemoteImage(folder / f"{i:02d}.jpg", f"{url}/train/{i:02d}.jpg") for i in range(n)]
+    fetch_images(images, Client(2), progress=False)
 """)
 
 

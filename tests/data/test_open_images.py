@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_the_published_counts_and_addresses():
-    source = Source()
+    source = Source("open_images")
     assert (source.train, source.val, source.test) == (507_444, 41_691, 126_020)
     assert source.images == "https://open-images-dataset.s3.amazonaws.com"
 
@@ -159,10 +159,11 @@ def test_a_table_of_another_shape_is_refused(folder, text, message):
 @pytest.mark.parametrize(
     "raw, message",
     [
-        ('{"name": "x", "rows": 3}', "field rows is unknown"),
-        ("[]", "not a JSON object"),
-        ('{"test": 3}', "field name is unknown, missing"),
-        ('{"name": "x", "test": "3"}', "field test is unknown"),
+        ('{"name": "x", "rows": 3}', "field rows: .*known fields: name, classes"),
+        ("[]", "field -: Input should be"),
+        ('{"test": 3}', "field name: "),
+        ('{"name": "x", "images": "www.example.org"}', "field images: String should match pattern"),
+        ('{"name": "x", "test": "3"}', "field test: Input should be a valid integer"),
     ],
 )
 def test_a_wrong_description_is_refused(folder, raw, message):

@@ -1,5 +1,7 @@
 """Extraction by several processes: the same store as by one, whatever happens on the way."""
 
+# ruff: noqa: F811 (fixtures are imported, and are arguments of tests)
+
 import os
 import subprocess
 import sys
@@ -92,22 +94,24 @@ def test_features_of_a_gpu_are_those_of_the_cpu(tmp_path):
 
 RUN = textwrap.dedent("""
     import os, signal, sys
-    from pathlib import Path
     import torch
     torch.set_num_threads(1)
-    from sparc_lib import paths, profiles
+    from sparc_lib.features import blocks
     from sparc_lib.run import distributed
-    paths.PROFILES = Path(sys.argv[1])
-    if os.environ.get("DIE") == os.environ["RANK"]:                  # killed when it writes its second stream
-        real, count = os.pwrite, iter(range(99))
-        os.pwrite = lambda *args: os.kill(os.getpid(), signal.SIGKILL) if next(count) == 1 else real(*args)
-    sys.exit(distributed.main(["--profile", "coco"]))
+    blocks.BATCHES = 1                                               # of five images: three blocks a split
+    if os.environ.get("DIE") == os.environ["RANK"]:                  # killed when it has written a block
+        real = blocks.save
+        def save(*args):
+            real(*args)
+            os.kill(os.getpid(), signal.SIGKILL)
+        blocks.save = save
+    sys.exit(distributed.main(["--profile", sys.argv[1] + "/coco.yaml"]))
 """)
 
 
 @pytest.mark.slow
 def test_torchrun_with_two_processes_one_of_them_killed(shrunk, tmp_path, monkeypatch):
-    """Under torchrun and gloo on the CPU: killed, repeated, joined, trained; then the notebooks' calls find it all."""
+    """Under torchrun and gloo: killed, repeated, joined, trained; then the notebooks' calls find it all."""
     from sparc_lib.studies import runs as workflow
 
     profile = shrunk("coco")

@@ -301,8 +301,8 @@ def test_a_harmed_block_is_computed_again_and_never_taken(tmp_path, small_blocks
 
 
 KILLER = textwrap.dedent("""
-    # Child k kills itself with SIGKILL at its k-th operation on the disk; its successors die at a random operation and at
-    # a random time; the last one is left in peace. Until k is beyond the last operation.
+    # Child k kills itself with SIGKILL at its k-th operation on the disk; its successors die at a random
+    # operation and at a random time; the last one is left in peace. Until k is beyond the last operation.
     import json, os, random, shutil, signal, sys, threading, time
     from pathlib import Path
     from test_extraction import Pictures, contents, run
@@ -311,7 +311,7 @@ KILLER = textwrap.dedent("""
     from tqdm import tqdm
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0               # no thread that could hold a lock in the moment of a fork
-    tqdm.set_lock(threading.RLock())        # its default lock is shared with forks: one killed while holding it blocks all
+    tqdm.set_lock(threading.RLock())        # its default lock is shared with forks: one killed blocks all
     root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 
     blocks.BATCHES, extraction_module.TOLERATED = 1, 0.2
