@@ -22,15 +22,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from skimage.filters import threshold_otsu
 
-from ..data.instances import knows_masks, outlined
+from ..data.instances import outlined
 from ..data.knowledge import NO_MASKS
-from ..data.photographs import PhotoDataset
-from ..miniworld.names import display_names
-from ..miniworld.scenes import MiniWorldDataset
+from ..data.pairs import PairedDataset
 
 IOU = 0.2  # of the published mAP
 BINS = 512  # roundings apart that heat must be for Otsu's 256-bin histogram
-MIN_PIXELS = 40  # fewer visible pixels are no object to point at
 
 
 class Region(NamedTuple):
@@ -98,42 +95,31 @@ class AnnotatedImages(NamedTuple):
         return outlined(picture, region.mask()[None]) if region.instances else picture
 
 
-def miniworld_regions(data: MiniWorldDataset, n_images: int, min_pixels: int = MIN_PIXELS) -> AnnotatedImages:
-    """The first scenes of a split with the visible pixels of every object of at least `min_pixels`."""
-    names, places = display_names(), {}
-    for place, (scene, _) in enumerate(data.pairs):
-        places.setdefault(scene.id, place)
-    ids, regions = list(places)[:n_images], []
-    for number, identity in enumerate(ids):
-        scene = data.pairs[places[identity]][0]
-        for thing, mask in zip(scene.objects, scene.masks().instances):
-            if mask.sum() >= min_pixels:
-                regions.append(
-                    Region(number, data.classes.index(names[f"/w/{thing.name}"]), (_encode(mask),))
-                )
-    return AnnotatedImages(ids, data.classes, regions, lambda i: data.image(places[ids[i]]))
-
-
-def photo_regions(
-    data: PhotoDataset, n_images: int, readable: Collection[str] | None = None
+def annotated_images(
+    data: PairedDataset, n_images: int, readable: Collection[str] | None = None, min_pixels: int = 1
 ) -> AnnotatedImages:
-    """The first photographs of a split, one region per image and class: in COCO its instances apart (no crowds); a
+    """The first images of a split, one region per image and class with its instances apart (no crowds); a
     data set without masks has a region, without instances, for every class that an image is labelled with.
 
-    readable: ids of the images to take (default all), as some may be missing or corrupt.
+    readable: ids of the images to take (default all), as some may be missing or corrupt. min_pixels: smaller
+    instances are left out, those without any pixel always, as no heatmap can be scored on them.
     """
-    rows: dict[str, int] = {}  # the first pair of every image
+    row_of: dict[str, int] = {}  # the first pair of every image
     for row, identity in enumerate(data.image_ids):
         if readable is None or identity in readable:
-            rows.setdefault(identity, row)
-    ids, regions = list(rows)[:n_images], []
+            row_of.setdefault(identity, row)
+    ids, regions = list(row_of)[:n_images], []
     for number, identity in enumerate(ids):
-        row = rows[identity]
-        found = (
-            data.regions(row) if knows_masks(data) else dict.fromkeys(data.labels[[row]].indices.tolist(), ())
-        )
-        regions += [Region(number, concept, tuple(found[concept])) for concept in sorted(found)]
-    return AnnotatedImages(ids, data.classes, regions, lambda i: data.image(rows[ids[i]]).convert("RGB"))
+        row = row_of[identity]
+        instances: dict[int, list[dict]] = {}
+        if data.knows_masks:
+            for one in data.masks(row):
+                if not one.crowd and one.mask.sum() >= max(min_pixels, 1):
+                    instances.setdefault(one.column, []).append(_encode(one.mask))
+        else:
+            instances = {column: [] for column in data.labels[[row]].indices.tolist()}
+        regions += [Region(number, concept, tuple(codes)) for concept, codes in instances.items()]
+    return AnnotatedImages(ids, data.classes, regions, lambda i: data.image(row_of[ids[i]]).convert("RGB"))
 
 
 def _encode(mask: np.ndarray) -> dict:

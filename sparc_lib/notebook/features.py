@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
-from ..data.instances import instance_masks, outlined
+from ..data.instances import outlined
 from ..data.pairs import PairedDataset
 from ..profiles import Profile
 from .style import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES
@@ -25,7 +25,7 @@ def contact_sheet(axes: Iterable[Axes], data: PairedDataset, rows: Iterable[int]
     for ax, row in zip(axes, rows, strict=True):
         picture, masks = (
             np.asarray(data.image(row).convert("RGB")),
-            [found.mask for found in instance_masks(data, row)],
+            [found.mask for found in data.masks(row)],
         )
         ax.imshow(outlined(picture, np.stack(masks)) if masks else picture, interpolation="nearest")
         ax.set(xticks=[], yticks=[])

@@ -14,10 +14,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from .. import paths
-from ..data.instances import class_mask, instance_masks, outlined
+from ..data.instances import class_mask, outlined
 from ..data.pairs import PairedDataset
 from ..miniworld.names import display_names
-from ..miniworld.scenes import MiniWorldDataset, Scene
+from ..miniworld.scenes import Scene
 from .style import CONTROL_COLOUR, STREAM_COLOURS, STREAM_NAMES, seed_dots
 
 CODINGS = ("joint", "independent")
@@ -263,9 +263,10 @@ def captioned(
 def known_masks(axes: Sequence[Axes], data: PairedDataset, row: int) -> None:
     """Three Axes for pair ``row``'s image: a scene's objects and parts (`scene_masks`), a photograph's classes and
     instances, or the remark that its masks are not known."""
-    if isinstance(data, MiniWorldDataset):
-        return scene_masks(axes, data.pairs[row][0])
-    found, picture = instance_masks(data, row), np.asarray(data.image(row).convert("RGB"))
+    facts = data.facts(row)
+    if facts is not None:
+        return scene_masks(axes, facts.scene)
+    found, picture = data.masks(row), np.asarray(data.image(row).convert("RGB"))
     axes[0].imshow(picture)
     axes[0].set_title(f"photograph {data.image_ids[row]}")
     layers = {data.classes[one.column]: class_mask(data, row, one.column) for one in found}

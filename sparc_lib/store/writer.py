@@ -60,8 +60,7 @@ class StoreWriter:
         self._files = {}
         for name, dim in self.dims.items():
             path = self.directory / f"{name}.npy"
-            if not path.exists():
-                _allocate(path, (len(ids), dim), self.precisions[name])
+            _allocate(path, (len(ids), dim), self.precisions[name])
             self._files[name] = open(path, "r+b")  # noqa: SIM115 (closed by `close`)
 
     @classmethod
@@ -96,14 +95,6 @@ class StoreWriter:
             file.seek(header + int(rows[start]) * row_bytes)
             file.write(stored[start:stop].data)
 
-    def _compact(self, keep: np.ndarray, samples: Samples) -> StoreWriter:
-        place = self.directory.with_name(self.directory.name + "-compact")
-        compact = StoreWriter.fresh(place, samples.ids, self.dims)
-        for name in self.dims:
-            array = np.load(self.directory / f"{name}.npy", mmap_mode="r")
-            compact.write(name, np.arange(len(keep)), array[keep])
-        return compact
-
     def sync(self) -> None:
         """Return when everything written is on disk."""
         for file in self._files.values():
@@ -124,17 +115,12 @@ class StoreWriter:
         split: str,
         fingerprint: str = "",
         skipped: Iterable[Skipped] = (),
-        keep: np.ndarray | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write samples, labels and manifest, then rename the directory to `out`."""
         samples.check(str(out))
         self.sync()
         self.close()
-        if keep is not None and len(keep) < len(self.ids):
-            return self._compact(keep, samples).finish(
-                out, samples, encoders, dataset=dataset, split=split, fingerprint=fingerprint, skipped=skipped
-            )
         _write_samples(self.directory, samples)
         order = ids_sha256(samples.ids)
         streams = []

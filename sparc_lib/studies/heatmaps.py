@@ -27,15 +27,12 @@ from ..attribution.methods import (
 )
 from ..attribution.segmentation import (
     AnnotatedImages,
+    annotated_images,
     contrast,
-    miniworld_regions,
-    photo_regions,
     pointing,
     region_scores,
 )
 from ..data.catalogue import inputs as pairs_of
-from ..data.instances import knows_masks
-from ..miniworld.scenes import MiniWorldDataset
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
 from .runs import RANDOM, best_device, dataset, encoders, features, trained, untrained
@@ -61,10 +58,8 @@ def annotated(profile: Profile, split: str, n_images: int) -> AnnotatedImages:
     """The first images of a split with their masks: exact in the miniature world, annotated in COCO. Open Images has
     regions without masks, and at most `WITHOUT_MASKS` images, as their heatmaps can be looked at but not scored."""
     data = dataset(profile, split)
-    if isinstance(data, MiniWorldDataset):
-        return miniworld_regions(data, n_images)
-    most = n_images if knows_masks(data) else min(n_images, WITHOUT_MASKS)
-    return photo_regions(data, most, set(features(profile, split).image_ids))
+    most = n_images if data.knows_masks else min(n_images, WITHOUT_MASKS)
+    return annotated_images(data, most, set(features(profile, split).image_ids), data.least_pixels)
 
 
 def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:

@@ -1,4 +1,4 @@
-"""COCO from small files of the same format; masks against pycocotools' own reading of the same annotations."""
+"""COCO from small files of the same format; masks against pycocotools' own reading of the annotations."""
 
 import hashlib
 import json
@@ -109,28 +109,28 @@ def test_another_archive_than_the_published_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "name, change, message",
     [
-        ("captions", lambda text: text[:-30], "not a COCO annotation file .*truncated"),
-        ("instances", lambda text: text[:100], "not a COCO annotation file"),
-        ("captions", lambda text: "{}", "not a COCO annotation file .*KeyError"),
+        ("captions", lambda text: text[:-30], "not the published COCO annotations .*truncated"),
+        ("instances", lambda text: text[:100], "not the published COCO annotations"),
+        ("captions", lambda text: "{}", "not the published COCO annotations .*KeyError"),
         (
             "instances",
-            lambda text: json.dumps({"annotations": {}, "categories": []}),
-            "field 'annotations' is not a list",
+            lambda text: json.dumps({"annotations": 3, "categories": []}),
+            "not the published COCO annotations .*TypeError",
         ),
         (
             "captions",
             lambda text: json.dumps({**json.loads(text), "annotations": []}),
-            "image 549 and 7 others have no caption",
+            r"8 of 8 images have no caption \(\[549",
         ),
         (
             "captions",
             lambda text: text.replace('"caption"', '"title"'),
-            r"an entry lacks or misuses a field \(KeyError: 'caption'",
+            r"not the published COCO annotations \(KeyError: 'caption'",
         ),
         (
             "instances",
             lambda text: text.replace('"category_id": 18', '"category_id": 99'),
-            r"an entry lacks or misuses a field \(KeyError: 99",
+            r"not the published COCO annotations \(KeyError: 99",
         ),
     ],
 )

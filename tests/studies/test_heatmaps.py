@@ -31,10 +31,10 @@ from sparc_lib.attribution.methods import (
     supervised_maps,
 )
 from sparc_lib.attribution.relevance import encode_traces, heatmap, trace_pairs
-from sparc_lib.attribution.segmentation import miniworld_regions, pixel_ap
+from sparc_lib.attribution.segmentation import annotated_images, pixel_ap
 from sparc_lib.attribution.words import hit_difference, word_scores
+from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
-from sparc_lib.miniworld.scenes import MiniWorldDataset
 from sparc_lib.paths import WEIGHTS
 from sparc_lib.studies.heatmaps import KEYS, SCORES, HeatmapReport, _score, paired_difference, verdicts
 
@@ -46,7 +46,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def data():
-    return miniworld_regions(MiniWorldDataset("test", 12), 12)
+    return annotated_images(DrawnDataset("test", 12), 12, min_pixels=40)
 
 
 def a_guide(pair, data, gate, seed, setting):
