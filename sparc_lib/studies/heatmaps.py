@@ -19,6 +19,7 @@ from ..attribution.methods import (
     UNIFORM,
     UNTRAINED,
     WRONG,
+    Benchmark,
     Guide,
     Method,
     benchmark_maps,
@@ -26,10 +27,10 @@ from ..attribution.methods import (
     supervised_maps,
 )
 from ..attribution.segmentation import (
+    MIN_PIXELS,
     AnnotatedImages,
+    annotated_images,
     contrast,
-    miniworld_regions,
-    photo_regions,
     pointing,
     region_scores,
 )
@@ -62,9 +63,9 @@ def annotated(profile: Profile, split: str, n_images: int) -> AnnotatedImages:
     regions without masks, and at most `WITHOUT_MASKS` images, as their heatmaps can be looked at but not scored."""
     data = dataset(profile, split)
     if isinstance(data, MiniWorldDataset):
-        return miniworld_regions(data, n_images)
+        return annotated_images(data, n_images, min_pixels=MIN_PIXELS)
     most = n_images if knows_masks(data) else min(n_images, WITHOUT_MASKS)
-    return photo_regions(data, most, set(features(profile, split).image_ids))
+    return annotated_images(data, most, set(features(profile, split).image_ids))
 
 
 def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
@@ -108,17 +109,8 @@ def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
             )
         )
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
-        maps = benchmark_maps(
-            data,
-            profile.data.kind,
-            pair,
-            guides,
-            fresh,
-            np.random.default_rng(first),
-            noise_pair,
-            on_noise,
-            progress,
-        )
+        benchmark = Benchmark(data, profile.data.kind, pair, guides, fresh, noise_pair, on_noise)
+        maps = benchmark_maps(benchmark, np.random.default_rng(first), progress)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
             maps[Method("reference", SUPERVISED, stream)] = supervised_maps(encoder, masked, data)
