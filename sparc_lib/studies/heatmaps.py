@@ -19,6 +19,7 @@ from ..attribution.methods import (
     UNIFORM,
     UNTRAINED,
     WRONG,
+    Benchmark,
     Guide,
     Method,
     benchmark_maps,
@@ -26,6 +27,7 @@ from ..attribution.methods import (
     supervised_maps,
 )
 from ..attribution.segmentation import (
+    MIN_PIXELS,
     AnnotatedImages,
     annotated_images,
     contrast,
@@ -103,17 +105,8 @@ def heatmap_report(profile: Profile, progress: bool = True) -> HeatmapReport:
             )
         )
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
-        maps = benchmark_maps(
-            data,
-            profile.data.kind,
-            pair,
-            guides,
-            fresh,
-            np.random.default_rng(first),
-            noise_pair,
-            on_noise,
-            progress,
-        )
+        benchmark = Benchmark(data, profile.data.kind, pair, guides, fresh, noise_pair, on_noise)
+        maps = benchmark_maps(benchmark, np.random.default_rng(first), progress)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
             maps[Method("reference", SUPERVISED, stream)] = supervised_maps(encoder, masked, data)

@@ -20,6 +20,7 @@ from sparc_lib.attribution.methods import (
     UNTRAINED,
     WHOLE,
     WRONG,
+    Benchmark,
     Guide,
     Method,
     absent_classes,
@@ -61,9 +62,12 @@ def maps(pair, data):
     guides = [
         a_guide(pair, data, gate, seed, f"{gate}_lambda1") for gate in ("global", "local") for seed in (0, 1)
     ]
-    return benchmark_maps(
-        data, "miniworld", pair, guides, guides[0], np.random.default_rng(0), progress=False
+    random_pair = (
+        DinoEncoder(WEIGHTS / "dino", random_weights=1),
+        ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", random_weights=1),
     )
+    benchmark = Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
+    return benchmark_maps(benchmark, np.random.default_rng(0), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,7 @@ def test_every_method_covers_every_region(maps, data):
         assert len(have(group="SPARC", target=CAPTION, setting=f"{gate}_lambda1")) == codings * 2 * 2
         assert len(have(group="SPARC", target=NAMED, setting=f"{gate}_lambda1")) == 2 * 2
     assert len(have(target=WRONG)) == 2 * 2 and len(have(target=SIMILARITY)) == 1
+    assert len(have(target=RANDOM_WEIGHTS)) == 2
     joint, alone = (
         maps[Method("SPARC", CAPTION, "dino", "global_lambda1", coding, 0)]
         for coding in ("joint", "independent")
