@@ -39,7 +39,8 @@ def reading(text: str, lacks: str = "") -> None:
 
 
 def beside_paper(here: Mapping[str, float | str], ids: Mapping[str, str]) -> pd.DataFrame:
-    """A table "quantity, paper, authors' notebooks, here". ``ids``: quantity -> id of the published number."""
+    """A table "quantity, paper, authors' notebooks, here". ``ids``: quantity -> id of the published
+    number."""
     rows = []
     for quantity, value in here.items():
         known = published().get(ids.get(quantity, ""))

@@ -1,13 +1,13 @@
-"""The scorecard: every claim of the paper beside what the authors' notebooks show, what is measured here, and controls.
+"""The scorecard: every claim of the paper beside what the authors' notebooks show, what is measured here, and
+controls.
 
-Claims and rules lie in claims.yaml, the rules' meaning in verdicts.py, the numbers in results/<profile>/. Nothing here
-is a matter of opinion: change a number, and the verdict follows.
+Claims and rules lie in claims.yaml, the rules' meaning in verdicts.py, the numbers in results/<profile>/.
+Nothing here is a matter of opinion: change a number, and the verdict follows.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,8 @@ import pandas as pd
 import yaml
 
 from .. import paths
+from ..files import aside
+from ..profiles import Setting
 from .published_numbers import published
 from .quantities import Quantities, read_quantities
 from .verdicts import VERDICTS, Condition, Outcome, Sample, Verdict, because, decide, examine, number
@@ -59,7 +61,8 @@ class Claim:
 
 
 class Judgement(NamedTuple):
-    """A claim with its verdict, the outcome of every condition and control, and one sentence that says why."""
+    """A claim with its verdict, the outcome of every condition and control, and one sentence that says
+    why."""
 
     claim: Claim
     verdict: Verdict
@@ -69,7 +72,8 @@ class Judgement(NamedTuple):
 
 
 def load_claims(file: Path = CLAIMS) -> list[Claim]:
-    """Read and check claims.yaml. Raises ValueError, naming claim and field, for anything that does not fit."""
+    """Read and check claims.yaml. Raises ValueError, naming claim and field, for anything that does not
+    fit."""
     return [
         _claim(raw, f"{file.name}, claim {raw.get('id')!r}")
         for raw in yaml.safe_load(file.read_text("utf-8"))
@@ -124,15 +128,16 @@ class Scorecard(NamedTuple):
         return {verdict: sum(j.verdict == verdict for j in self.judgements) for verdict in VERDICTS}
 
 
-def scorecard(folder: Path) -> Scorecard:
-    """All claims judged by the tables in a folder, results/<profile>/."""
-    quantities = read_quantities(folder)
+def scorecard(folder: Path, settings: Sequence[Setting] = ()) -> Scorecard:
+    """All claims judged by the tables in a folder, results/<profile>/; settings: the profile's, see
+    `read_quantities`."""
+    quantities = read_quantities(folder, settings)
     return Scorecard([judge(claim, quantities) for claim in load_claims()], quantities)
 
 
 def counterpart(published_id: str) -> str:
-    """The quantity of this project that stands beside a published number: the same id, whatever the photographs. On
-    COCO the paper joins all captions of an image into one text (F15)."""
+    """The quantity of this project that stands beside a published number: the same id, whatever the
+    photographs. On COCO the paper joins all captions of an image into one text (F15)."""
     if published_id.startswith("retrieval/coco/"):
         return published_id.replace("/coco/", "/").replace("/R@1", "/joined/R@1")
     return published_id.replace("/open_images/", "/")
@@ -146,7 +151,8 @@ def published_value(published_id: str) -> float:
 
 
 def score_table(card: Scorecard) -> pd.DataFrame:
-    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, note, where (link)."""
+    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, note, where
+    (link)."""
     found, beside = card.quantities.found, {counterpart(key): key for key in published()}
     rows = []
     for claim, verdict, _, _, why in card.judgements:
@@ -179,8 +185,8 @@ def _listed(labels: Mapping[str, str], found: Mapping[str, Sample]) -> str:
 
 
 def number_table(card: Scorecard) -> pd.DataFrame:
-    """One row a published number: id, claim, paper, authors' notebooks, here (mean, low, high over n seeds). Activation
-    patterns are shares of all latents. Empty where this profile measures no counterpart."""
+    """One row a published number: id, claim, paper, authors' notebooks, here (mean, low, high over n seeds).
+    Activation patterns are shares of all latents. Empty where this profile measures no counterpart."""
     claims = {
         key: judgement.claim.id for judgement in card.judgements for key in judgement.claim.published_ids()
     }
@@ -203,7 +209,8 @@ def number_table(card: Scorecard) -> pd.DataFrame:
 
 
 def link(table: str) -> str:
-    """Markdown link from results/<profile>/ to the cell that writes a table; plain text if there is no notebook yet."""
+    """Markdown link from results/<profile>/ to the cell that writes a table; plain text if there is no
+    notebook yet."""
     notebooks = sorted(paths.notebooks_dir().glob(f"{table[:2]}_*.ipynb"))
     if not notebooks:
         return f"notebook {table[:2]}"
@@ -242,7 +249,6 @@ def markdown(card: Scorecard, profile: str) -> str:
 def save_markdown(text: str, profile: str) -> Path:
     """Write results/<profile>/scorecard.md, aside first."""
     file = paths.results_dir(profile) / "scorecard.md"
-    aside = file.with_name(file.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
+    with aside(file) as partial:
+        partial.write_text(text, encoding="utf-8")
     return file

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..studies.alignment import by_setting, pick
+from ..studies.tables import by_setting, pick
 from ..taxonomy import Taxonomy
 from .style import (
     CONTROL_COLOUR,

@@ -6,7 +6,6 @@ import standins
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sparc_lib.attribution.segmentation import (
-    MIN_PIXELS,
     AnnotatedImages,
     Region,
     _encode,
