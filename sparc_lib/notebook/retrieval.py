@@ -66,7 +66,9 @@ def retrieval_bars(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> A
     table = table.assign(way=[direction(*pair) for pair in pairs])[table.coding != "joint"]
     bars = []
     for setting, rows in table[table.model.isin(["trained", *CONTROL_MARKS])].groupby("setting", sort=False):
-        by_model = {model: values_by(of_model, "way", column) for model, of_model in rows.groupby("model")}
+        by_model = {
+            model: values_by(of_model, "way", column) for model, of_model in rows.groupby("model", sort=False)
+        }
         trained = by_model.pop("trained")
         bars.append(Bar(trained, setting_colour(setting), setting_name(setting), controls=by_model))
     raw = table[table.model == "raw"]
@@ -139,6 +141,7 @@ def score_matrix(
     for row, column in np.argwhere(mean.isna().to_numpy()):
         ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color=CONTROL_COLOUR, fontsize=8)
     ax.hlines(groups, 0, mean.shape[1], color="#404040", lw=1)
+    ax.grid(visible=False)
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0, labelsize=8, rotation=0)
     return ax

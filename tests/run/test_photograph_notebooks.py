@@ -1,4 +1,5 @@
-"""`./run_all.sh --profile coco` and `openimages` from the first notebook to the scorecard, on stand-ins of their data."""
+"""`./run_all.sh --profile coco` and `openimages` from the first notebook to the scorecard, on stand-ins of
+their data."""
 
 import json
 import subprocess
@@ -103,7 +104,8 @@ def test_what_is_not_known_of_photographs_is_said(run):
 
 
 def test_heatmaps_are_scored_where_there_are_masks(run):
-    """COCO: scores of every method, wherever a mask says where; Open Images: none, and no verdict is guessed."""
+    """COCO: scores of every method, wherever a mask says where; Open Images: none, and no verdict is
+    guessed."""
     name, _, results = run
     table, claims = (pd.read_csv(results / f"06_{kind}.csv") for kind in ("segmentation", "claims"))
     scores = table[["map20", "iou", "pixel_ap", "pointing", "contrast"]]
