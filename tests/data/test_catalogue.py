@@ -9,7 +9,7 @@ import pytest
 import standins
 import torch
 from PIL import Image
-from small_profiles import PROCESSOR
+from small_profiles import PROCESSOR, encoder_dirs, shrunk  # noqa: F401 (fixtures)
 from test_encoders import MEAN, STD, write_dino
 from test_run_all import run_all
 
@@ -178,8 +178,8 @@ def test_a_notebook_finds_the_data_root(tmp_path, monkeypatch):
             nbformat.v4.new_code_cell(cell)
             for cell in (
                 'profile = "mini"',
-                "from sparc_lib import workflow, profiles",
-                "print(len(workflow.dataset(profiles.load_profile(profile), 'test')), 'pairs')",
+                "from sparc_lib import profiles; from sparc_lib.studies import runs",
+                "print(len(runs.dataset(profiles.load_profile(profile), 'test')), 'pairs')",
             )
         ]
     )

@@ -341,7 +341,7 @@ KILLER = textwrap.dedent("""
 
 def test_kill_9_at_any_moment():
     """Killed at every single operation on the disk and at random times, then resumed: the same bytes."""
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     memory = (
         "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     )  # a kill is no power cut: no need to wait for a real disk

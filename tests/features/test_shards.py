@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_profiles import encoder_dirs, shrunk  # noqa: F401 (fixtures)
 from test_extraction import LinearEncoder, Pictures, contents
 
 from sparc_lib.features.extraction import extract
@@ -127,7 +128,8 @@ RUN = textwrap.dedent("""
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
-    from sparc_lib import distributed, paths, profiles
+    from sparc_lib import paths, profiles
+    from sparc_lib.run import distributed
     paths.PROFILES = Path(sys.argv[1])
     if os.environ.get("DIE") == os.environ["RANK"]:                  # killed when it writes its second stream
         real, count = os.pwrite, iter(range(99))
