@@ -61,9 +61,9 @@ def results_dir(profile: str) -> Path:
 
 
 def _made(kind: str, profile: str) -> Path:
-    """`<output>/<kind>/<profile>/`, made if missing. Raises ValueError for a profile that names another place."""
+    """`<output>/<kind>/<profile>/`, made if missing. Raises ValueError where that leads elsewhere."""
     if Path(profile).name != profile or profile in ("", ".."):
-        raise ValueError(f"profile {profile!r}: its name must be that of a folder, like mini or my-photos")
+        raise ValueError(f"profile {profile!r}: name it like a folder, as in my-photos")
     directory = output_root() / kind / profile
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -1,6 +1,5 @@
 """A notebook is finished only if every cell ran; what failed is explained with a remedy."""
 
-import json
 from types import SimpleNamespace
 
 import nbformat
@@ -113,5 +112,5 @@ def test_a_full_disk_is_seen_even_if_nothing_says_so(tmp_path, monkeypatch):
 def test_sizes_in_remedies_are_this_machines(tmp_path, monkeypatch):
     (tmp_path / "log").write_text("Kernel died")
     monkeypatch.setattr(failures.psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * 2**30))
-    (tmp_path / "x").write_text(json.dumps({}))
+    (tmp_path / "x").write_text("")
     assert "(2.0 of 8.0 GiB used)" in explained("ended", tmp_path / "x", tmp_path / "log", 2048)

@@ -8,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from small_profiles import ENOUGH, for_notebooks, lay_out, shrunk_yaml
+from small_profiles import ENOUGH, encoder_dirs, for_notebooks, lay_out, shrunk_yaml  # noqa: F401
 from test_run_all import SCRIPT, environment
 
 from sparc_lib import paths
@@ -19,7 +19,7 @@ WITHOUT_MASKS = "say which classes an image shows, not where"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, encoder_dirs):
+def finished(tmp_path_factory, encoder_dirs):  # noqa: F811
     """{name: (exit code, (stdout, stderr), folder)} of both profiles, run side by side: a core each."""
     running = {}
     for name in NAMES:
