@@ -25,7 +25,7 @@ from ..profiles import load_profile
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 PACKAGES = ("torch", "torchvision", "transformers", "open_clip_torch")
 PACKAGES += ("numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
@@ -110,8 +110,10 @@ def save_figure(fig: "Figure", profile: str, name: str) -> Path:
     _check_name(name)
     png = paths.figures_dir(profile) / f"{name}.png"
     fig.draw_without_rendering()
-    whole = fig.get_tightbbox().padded(0.1)  # inches; "tight" would compute it again for every format
     fig.set_layout_engine("none")
+    _settle(fig)
+    whole = fig.get_tightbbox().padded(0.1)  # inches; "tight" would compute it again for every format
+    whole.set_points(whole.get_points().round(6))
     fonts = 3 if load_profile(profile).drafts else 42
     dateless = {"CreationDate": None, "Creator": None, "Producer": None}
     with rc_context({"pdf.fonttype": fonts}):
@@ -121,6 +123,21 @@ def save_figure(fig: "Figure", profile: str, name: str) -> Path:
             fig.savefig(partial, format="png", bbox_inches=whole, dpi=DPI, metadata={"Software": None})
     fig.stale = False  # drawn already: else pyplot would draw it for nothing before a notebook shows it
     return png
+
+
+def _settle(part: "FigureBase") -> None:
+    """Round the places of all Axes and subfigures to 1e-9 of the figure.
+
+    The layout's solver sums in the order of memory addresses, so places differ by 1e-16 from run to run, and
+    digits of the PDF with them.
+    """
+    for subfigure in part.subfigs:
+        subfigure.bbox_relative.set_points(subfigure.bbox_relative.get_points().round(9))
+        _settle(subfigure)
+    for ax in part.axes:
+        counts = ax.get_in_layout()  # set_position takes an Axes out of it
+        ax.set_position([round(value, 9) for value in ax.get_position(original=True).bounds], "original")
+        ax.set_in_layout(counts)
 
 
 def save_table(table: "pandas.DataFrame | pandas.Series", profile: str, name: str) -> Path:

@@ -68,6 +68,36 @@ def test_a_saved_figure_keeps_its_layout_and_is_whole(figure):
     assert figure.axes[0].get_position().bounds == kept.bounds
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_noise_of_the_layouts_solver_does_not_reach_the_files(nested, monkeypatch):
+    """The solver sums in the order of memory addresses, so places differ in their last digits."""
+    saved = []
+    for seed in range(4):
+        fig = plt.figure(figsize=(5, 3), layout="constrained")
+        left, right = fig.subfigures(1, 2) if nested else (fig, fig)
+        axes = [*left.subplots(1, 2), *(right.subplots(2, 2).flat if nested else ())]
+        for ax in axes:
+            ax.imshow(np.eye(3))
+            ax.set_title("title")
+        left.colorbar(axes[0].images[0], ax=axes[:2])
+        solve, noise = fig.draw_without_rendering, np.random.default_rng(seed)
+
+        def solve_with_noise(fig=fig, solve=solve, noise=noise):
+            solve()
+            for part in fig.subfigs:
+                points = part.bbox_relative.get_points()
+                part.bbox_relative.set_points(points * (1 + noise.uniform(-1e-13, 1e-13, (2, 2))))
+            for ax in fig.axes:
+                place = np.array(ax.get_position(original=True).bounds)
+                ax._set_position(place * (1 + noise.uniform(-1e-13, 1e-13, 4)), which="original")
+
+        monkeypatch.setattr(fig, "draw_without_rendering", solve_with_noise)
+        png = save_figure(fig, "smoke", "02_x")
+        saved.append((png.read_bytes(), png.with_suffix(".pdf").read_bytes()))
+        plt.close(fig)
+    assert len(set(saved)) == 1
+
+
 def test_a_figure_that_cannot_be_drawn_leaves_nothing(figure, monkeypatch):
     def full(aside, **_):
         aside.write_bytes(b"%PDF-half")
