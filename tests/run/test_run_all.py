@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -70,30 +69,6 @@ def test_a_run_reports_its_notebooks_and_what_it_made(notebooks, scratch):
     }
     executed = nbformat.read(scratch / "output/results/smoke/notebooks/00_a.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text.split() == ["smoke", str(scratch / "notebooks"), sys.prefix]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fatal, shown",
-    [
-        ("raise ValueError('the encoder is missing')", "ValueError: the encoder is missing"),
-        ("import os; os.kill(os.getpid(), 9)", "Kernel died"),
-    ],
-)
-def test_a_failed_or_killed_notebook_leaves_nothing_that_looks_finished(notebooks, scratch, fatal, shown):
-    notebooks(n00_a=[SAVE % "00", fatal], n01_b=["1"])
-    stale = [
-        scratch / "output/results/smoke" / f for f in ("notebooks/00_a.ipynb", "00_old.json", "01_other.json")
-    ]
-    stale[0].parent.mkdir(parents=True)
-    for file in stale:
-        file.write_text("{}")
-    done = run_all("--profile", "smoke")
-    assert done.returncode == 1
-    assert shown in done.stderr and "FAILED in 00_a.ipynb" in done.stdout and "01_b  " not in done.stdout
-    files, finished = left(scratch)
-    assert finished == {"results/smoke/01_other.json"}  # another notebook's table is none of its business
-    assert "results/smoke/notebooks/00_a.ipynb.failed" in files
 
 
 @pytest.mark.slow
@@ -174,44 +149,6 @@ def start_and_wait_for_kernel(scratch, notebooks):
 
 def has_ended(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-@pytest.mark.slow
-def test_a_terminated_run_ends_its_kernel_and_leaves_nothing_finished(notebooks, scratch):
-    run, kernel = start_and_wait_for_kernel(scratch, notebooks)
-    run.send_signal(signal.SIGTERM)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in errors
-    assert left(scratch)[1] == set() and has_ended(kernel)
-
-
-@pytest.mark.slow
-def test_after_kill_9_the_next_run_ends_the_orphan_and_starts_clean(notebooks, scratch):
-    run, kernel = start_and_wait_for_kernel(scratch, notebooks)
-    run.kill()
-    run.communicate(timeout=60)
-    assert not (scratch / "output/results/smoke/notebooks/00_a.ipynb").exists() and not has_ended(kernel)
-    notebooks(n01_b=["1"])
-    done = run_all("--profile", "smoke", "--only", "01")
-    assert done.returncode == 0, done.stderr
-    assert left(scratch)[1] == {"results/smoke/notebooks/01_b.ipynb"} and has_ended(kernel)
-
-
-def test_leftovers_of_a_run_killed_outright_are_removed(notebooks, scratch):
-    from sparc_lib.run.execution import clear_killed
-
-    done_dir = paths.results_dir("smoke") / "notebooks"
-    done_dir.mkdir()
-    (done_dir / "02_x.ipynb.partial").write_text("")
-    for file in (
-        paths.results_dir("smoke") / "02_a.csv",
-        paths.figures_dir("smoke") / "02_a.png",
-        paths.results_dir("smoke") / "03_b.csv",
-    ):
-        file.write_text("")
-    clear_killed(done_dir, "smoke")
-    assert left(scratch)[1] == {"results/smoke/03_b.csv"}
-    assert (done_dir / "02_x.ipynb.failed").exists()
 
 
 @pytest.mark.slow
