@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths
-from ..profile_files import named, option
+from ..profile_files import named
 from ..profiles import Profile, load_profile
 from .fetching import RunError, use_data_root
 
@@ -22,9 +22,9 @@ OPEN_FILES = 256  # a kernel with its workers and memory-mapped arrays needs abo
 
 @dataclass(frozen=True)
 class Options:
-    """The options of run_all.sh, by their names there."""
+    """The options of run_all.sh, by their names there, and the command line as it was given."""
 
-    profile: str | None = None  # as given: a name, or the path of a YAML file
+    profile: str | None = None  # a name, or the path of a YAML file
     data_root: str | None = None
     start: str | None = None  # --from
     only: str | None = None
@@ -33,17 +33,18 @@ class Options:
     offline: bool = False
     update_notebooks: bool = False
     test: bool = False
+    words: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()  # NAME=value of those that may have been set for this one command
 
-    def words(self) -> dict[str, list[str]]:
-        """{option: the words it takes on the command line} of what was given."""
-        given = {}
-        for field, value in vars(self).items():
-            name = "--from" if field == "start" else "--" + field.replace("_", "-")
-            if value is True:
-                given[name] = [name]
-            elif isinstance(value, str):
-                given[name] = [name, value]
-        return given
+    def to_go_on_with(self, number: str) -> str:
+        """The same command line, but that it goes on with the notebook of these digits."""
+        words = list(self.words)
+        if "--from" in words:
+            place = words.index("--from")
+            del words[place : place + 2]
+        if "--only" not in words:
+            words += ["--from", number]
+        return " ".join([*self.variables, "./run_all.sh", shlex.join(words)])
 
 
 def parse(arguments: list[str]) -> Options:
@@ -54,41 +55,23 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--from", dest="start")
     for name in ("--fetch", "--force", "--offline", "--update-notebooks", "--test"):
         parser.add_argument(name, action="store_true")
-    options = Options(**vars(parser.parse_args(arguments)))
-    given = options.words()
-    for name, words in given.items():
-        if arguments.count(name) > 1:
+    values = vars(parser.parse_args(arguments))
+    given = [word for word in arguments if word.startswith("--")]
+    for name in given:
+        field = "start" if name == "--from" else name[2:].replace("-", "_")
+        if given.count(name) > 1:
             raise RunError(f"{name} is given twice; say once what you mean")
-        if not words[-1].strip():
+        if isinstance(values[field], str) and not values[field].strip():
             raise RunError(f"{name} is empty; is the variable unset? Give a value, or leave the option out")
-    alone = {"--test": ["--offline"], "--fetch": ["--profile", "--data-root"]}
-    for name, allowed in alone.items():
+    for name, allowed in (("--test", ["--offline"]), ("--fetch", ["--profile", "--data-root"])):
         others = [other for other in given if other not in (name, *allowed)]
         if name in given and others:
             raise RunError(f"{name} does not go with {', '.join(others)}; leave one or the other out")
-    if options.only and options.start:
+    if "--only" in given and "--from" in given:
         raise RunError("--only and --from exclude each other; give one of them")
-    return options
-
-
-def command_to_go_on(options: Options, profile: str, number: str) -> str:
-    """The command line that goes on with the notebook of these digits, and is the same otherwise.
-
-    Variables are named too: they may have been set for this one command.
-    """
-    given = options.words()
-    given["--profile"] = ["--profile", option(profile)]
-    if "--only" not in given:
-        given["--from"] = ["--from", number]
-    variables = [f"{name}={os.environ[name]}" for name in FOLDERS if name in os.environ]
-    if "--data-root" in given:
-        given["--data-root"][1] = os.environ["SPARC_DATASETS"]
-        variables = [variable for variable in variables if not variable.startswith("SPARC_DATASETS=")]
-    if given["--profile"][1].endswith(".yaml"):
-        variables = [variable for variable in variables if not variable.startswith("SPARC_PROFILES=")]
-    words = [word for words in given.values() for word in words]
-    quoted = [f"{name}={shlex.quote(value)}" for name, value in (one.split("=", 1) for one in variables)]
-    return " ".join([*quoted, "./run_all.sh", shlex.join(words)])
+    names = [name for name in (*FOLDERS, "SPARC_PROFILE") if os.environ.get(name)]
+    variables = tuple(f"{name}={shlex.quote(os.environ[name])}" for name in names)
+    return Options(**values, words=tuple(arguments), variables=variables)
 
 
 def set_up(options: Options) -> Profile | None:

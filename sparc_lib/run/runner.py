@@ -20,7 +20,7 @@ from . import suite, writeback
 from .execution import Outcome, clear_killed, execute, made_by
 from .failures import parameters_fault
 from .fetching import RunError, fetch
-from .options import Options, command_to_go_on, make_folders, parse, set_up
+from .options import Options, make_folders, parse, set_up
 
 REBUILD_BEFORE = "SPARC_REBUILD_BEFORE"  # as studies.stages reads it, whose import would take a second
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,8 +97,7 @@ def run_notebooks(options: Options, profile: Profile) -> int:
     _summary(outcomes, len(chosen), profile.name, time.monotonic() - started)
     if not finished:
         failed = min(outcome.notebook.name for outcome in outcomes if not outcome.ok)
-        command = command_to_go_on(options, profile.name, failed[:2])
-        print(f"FAILED in {failed}; once mended, go on with {command}")
+        print(f"FAILED in {failed}; once mended, go on with {options.to_go_on_with(failed[:2])}")
         return 1
     return 0
 

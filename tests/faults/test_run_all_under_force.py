@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from test_run_all import SCRIPT, environment, run_all
+from test_run_all import SCRIPT, environment, run_all, take_signals
 
 from sparc_lib import paths
 from sparc_lib.run import options, runner
@@ -72,7 +72,8 @@ def test_killed_at_a_random_moment_nothing_is_half_made_and_the_next_run_mends(s
     draw = random.Random(seed)
     number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
     command = [str(SCRIPT), "--profile", "smoke", "--offline"]
-    run = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, env=environment(), preexec_fn=take_signals, **quiet)
     time.sleep(draw.uniform(0, 12))
     run.send_signal(number)
     run.wait(timeout=60)

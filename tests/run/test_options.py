@@ -12,7 +12,7 @@ from test_run_all import SCRIPT, environment, left, run_all
 from sparc_lib import paths
 from sparc_lib.run import options, runner
 from sparc_lib.run.fetching import RunError
-from sparc_lib.run.options import Options, command_to_go_on, parse, set_up
+from sparc_lib.run.options import Options, parse, set_up
 from sparc_lib.studies.stages import REBUILD_BEFORE
 
 OPTIONS = ("--profile", "--data-root", "--fetch", "--from", "--only", "--force", "--offline")
@@ -86,7 +86,8 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(arguments, message, noteb
 
 
 def test_tests_may_run_offline():
-    assert parse(["--test", "--offline"]) == Options(test=True, offline=True)
+    given = parse(["--test", "--offline"])
+    assert given.test and given.offline and not given.fetch
 
 
 def test_an_empty_notebooks_folder_is_an_error(notebooks):
@@ -156,18 +157,16 @@ def test_a_run_beside_another_one_is_refused(notebooks, said):
     assert code == 2 and "another run_all.sh writes here" in text
 
 
-def test_the_command_to_go_on_keeps_everything_that_was_given(tmp_path, monkeypatch, said):
-    monkeypatch.setenv("SPARC_OUTPUT", f"{tmp_path}/my results")
-    monkeypatch.setenv("SPARC_DATASETS", "/sets")
-    for name in ("SPARC_DATA", "SPARC_NOTEBOOKS", "SPARC_PROFILES"):
+def test_the_command_to_go_on_keeps_everything_that_was_given(monkeypatch):
+    for name in (*options.FOLDERS, "SPARC_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    given = parse(["--profile", "coco", "--data-root", "sets", "--offline", "--force"])
-    assert command_to_go_on(given, "coco", "04") == (
-        f"SPARC_OUTPUT='{tmp_path}/my results' ./run_all.sh --profile coco --data-root /sets --force "
-        "--offline --from 04"
+    given = parse(["--profile", "my own.yaml", "--data-root", "sets", "--offline", "--from", "02", "--force"])
+    assert given.to_go_on_with("04") == (
+        "./run_all.sh --profile 'my own.yaml' --data-root sets --offline --force --from 04"
     )
-    command = command_to_go_on(parse(["--only", "4"]), "mini", "04")
-    assert command.endswith("./run_all.sh --only 4 --profile mini")
+    monkeypatch.setenv("SPARC_OUTPUT", "my results")  # perhaps for that one command only
+    assert parse([]).to_go_on_with("04") == "SPARC_OUTPUT='my results' ./run_all.sh --from 04"
+    assert parse(["--only", "4"]).to_go_on_with("04") == "SPARC_OUTPUT='my results' ./run_all.sh --only 4"
 
 
 def test_the_limit_of_open_files_is_raised_or_refused(monkeypatch):

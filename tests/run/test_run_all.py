@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,13 @@ def test_a_failure_lets_the_others_end_and_no_more_begin(notebooks, scratch):
     assert "results/smoke/notebooks/01_a.ipynb.failed" in files
 
 
+def take_signals():
+    """In a child before it starts: signals mean what they usually do, also where the tests run under nohup or
+    `&`."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start_and_wait_for_kernel(scratch, notebooks):
     """A run in the middle of a long cell, and the process id of its kernel."""
     pid_file = scratch / "pid"
@@ -138,7 +146,8 @@ def start_and_wait_for_kernel(scratch, notebooks):
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        preexec_fn=take_signals,
     )
     deadline = time.monotonic() + 240
     while not (pid_file.exists() and pid_file.read_text()):
