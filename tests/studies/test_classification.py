@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from sparc_lib.studies.classifier import ClassifierSpec, _average_precision, classify
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from sparc_lib.evaluation import encode_store
@@ -11,7 +12,6 @@ from sparc_lib.model import SPARC
 from sparc_lib.profiles import load_profile
 from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import classification as classification_report
-from sparc_lib.studies.classifier import ClassifierSpec, _average_precision, classify
 from sparc_lib.studies.representations import Features, Reconstruction, SparseCodes
 
 FAST = ClassifierSpec(hidden=32, epochs=15, min_steps=1, batch_size=64)

@@ -6,11 +6,6 @@ import scipy.sparse as sp
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score
-
-from sparc_lib.evaluation import encode_store
-from sparc_lib.profiles import load_profile
-from sparc_lib.studies import linear_probes
-from sparc_lib.studies import probes as probe_report
 from sparc_lib.studies.linear_probes import (
     linear_probe,
     probe_features,
@@ -18,6 +13,11 @@ from sparc_lib.studies.linear_probes import (
     reconstructions,
     split_of,
 )
+
+from sparc_lib.evaluation import encode_store
+from sparc_lib.profiles import load_profile
+from sparc_lib.studies import linear_probes
+from sparc_lib.studies import probes as probe_report
 from sparc_lib.studies.runs import untrained
 
 
