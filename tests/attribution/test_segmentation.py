@@ -20,6 +20,7 @@ from sparc_lib.attribution.segmentation import (
 )
 from sparc_lib.data import coco, open_images
 from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.data.pairs import InstanceMask
 from sparc_lib.miniworld.names import display_names
 
 GRID = (12, 12)
