@@ -58,7 +58,7 @@ def import_hdf5(
     samples = Samples.of(**columns, labels=labels, classes=classes)
     samples.check(str(directory))
     with disk_full_explained(directory):
-        writer = StoreWriter.fresh(
+        writer = StoreWriter(
             directory.with_name(directory.name + ".writing"),
             samples.ids,
             {name: source.dim for name, source in sources.items()},

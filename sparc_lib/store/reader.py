@@ -117,7 +117,7 @@ class FeatureStore(Feed):
                     "every stream needs one row per pair"
                 )
         with disk_full_explained(directory):
-            writer = StoreWriter.fresh(
+            writer = StoreWriter(
                 directory.with_name(directory.name + ".writing"),
                 samples.ids,
                 {name: int(array.shape[1]) for name, array in features.items()},

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from ..files import aside, sha256, sync_folder
+from ..files import aside, sha256, sync_file, sync_folder
 from ..model import stream_name
 from .format import (
     CLASSES,
@@ -40,9 +40,9 @@ PACKAGES = ("numpy", "torch", "torchvision", "transformers", "open_clip_torch", 
 class StoreWriter:
     """`<stream>.npy` arrays of one row per id, written in any order, whole or in blocks.
 
-    dims: {stream: d}. precisions: {stream: "float16" or "float32"}, float16 where nothing is said. Rows are
-    written to files, not through a memory map: on a full disk a map kills the process, where a write raises
-    OSError.
+    Whatever `directory` held is deleted. dims: {stream: d}. precisions: {stream: "float16" or "float32"},
+    float16 where nothing is said. Rows are written to files, not through a memory map: on a full disk a map
+    kills the process, where a write raises OSError.
     """
 
     def __init__(
@@ -56,18 +56,13 @@ class StoreWriter:
         self.precisions = {name: (precisions or {}).get(name, "float16") for name in dims}
         for name in dims:
             stream_name(name)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
         self._files = {}
         for name, dim in self.dims.items():
             path = self.directory / f"{name}.npy"
             _allocate(path, (len(ids), dim), self.precisions[name])
             self._files[name] = open(path, "r+b")  # noqa: SIM115 (closed by `close`)
-
-    @classmethod
-    def fresh(cls, directory: Path, *arguments, **options) -> StoreWriter:
-        """A writer on empty arrays; whatever `directory` held is deleted."""
-        shutil.rmtree(directory, ignore_errors=True)
-        return cls(directory, *arguments, **options)
 
     def write(self, stream: str, rows: Sequence[int], values) -> None:
         """Store `values` [len(rows), dim]. Raises StoreError for another shape and for rows that are NaN,
@@ -95,13 +90,8 @@ class StoreWriter:
             file.seek(header + int(rows[start]) * row_bytes)
             file.write(stored[start:stop].data)
 
-    def sync(self) -> None:
-        """Return when everything written is on disk."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-
     def close(self) -> None:
+        """Let go of the files; what was written is flushed to them, but not yet to the disk."""
         while self._files:
             self._files.popitem()[1].close()
 
@@ -119,8 +109,9 @@ class StoreWriter:
     ) -> None:
         """Write samples, labels and manifest, then rename the directory to `out`."""
         samples.check(str(out))
-        self.sync()
         self.close()
+        for name in self.dims:
+            sync_file(self.directory / f"{name}.npy")
         _write_samples(self.directory, samples)
         order = ids_sha256(samples.ids)
         streams = []
