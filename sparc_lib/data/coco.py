@@ -149,7 +149,7 @@ def load(folder: str | Path, split: str, limits: Limits = EVERYTHING, joined: bo
 def _captions(path: Path) -> dict[int, list[str]]:
     """{image id: its captions in the order of their ids}. Raises DataError for an image without one."""
     with _annotations(path) as document:
-        captions: dict[int, list[tuple[int, str]]] = {image["id"]: [] for image in document["images"]}
+        captions: dict[int, list[tuple[int, str]]] = {int(image["id"]): [] for image in document["images"]}
         for annotation in document["annotations"]:
             text = " ".join(annotation["caption"].split())
             captions[annotation["image_id"]].append((annotation["id"], text))

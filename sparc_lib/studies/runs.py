@@ -65,11 +65,10 @@ def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
 
 
 def loaders(profile: Profile) -> int:
-    """Processes that read and resize photographs while the encoders work; drawing a scene is too fast to hand over.
-
-    The processes that extract on this machine, of which torchrun says how many there are, share its cores.
+    """Processes that read and resize images while the encoders work; none for scenes on a CPU, where every core
+    encodes and drawing is fast. Processes that torchrun started share the cores of their machine.
     """
-    if profile.data.kind == "miniworld":
+    if profile.data.kind == "miniworld" and not torch.cuda.is_available():
         return 0
     share = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, share - 1)

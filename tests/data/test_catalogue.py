@@ -93,6 +93,18 @@ def test_limits_of_a_profile(shrunk):
     assert data_sets.inputs(part, "test") != data_sets.inputs(profile, "test")
 
 
+def test_max_samples_holds_for_the_miniature_world_too():
+    profile = load_profile("smoke")
+    part = dataclasses.replace(profile, data=dataclasses.replace(profile.data, max_samples=30))
+    whole, few = data_sets.load(profile, "test"), data_sets.load(part, "test")
+    assert len(few) == 30 and set(few.ids) < set(whole.ids)
+    for row, name in enumerate(few.ids):
+        same = whole.ids.index(name)
+        assert few.captions[row] == whole.captions[same] and few.facts(row) == whole.facts(same)
+        np.testing.assert_array_equal(few.labels[[row]].indices, whole.labels[[same]].indices)
+    assert data_sets.inputs(part, "test") != data_sets.inputs(profile, "test")
+
+
 def test_the_miniature_world_has_nothing_to_fetch():
     with pytest.raises(ValueError, match="profile mini: its scenes are drawn"):
         data_sets.folder(load_profile("mini"))

@@ -139,6 +139,67 @@ def test_faults_are_retried_and_what_is_missing_is_listed(web, tmp_path):
     assert fetch(images(web, tmp_path / "train")).n_fetched == 1
 
 
+PAGE = b"<html><body>No such picture</body></html>"
+
+
+def test_a_page_in_place_of_an_image_is_no_photograph(web, tmp_path):
+    """Answered with status 200: by its content type, by its content, or cut in the middle by the server's own fault."""
+    web.altered["/train/03.jpg"], web.types["/train/03.jpg"] = PAGE, "text/html; charset=utf-8"
+    web.altered["/train/04.jpg"] = PAGE
+    web.altered["/train/05.jpg"] = (web.root / "train/05.jpg").read_bytes()[:300]
+    web.altered["/train/06.jpg"] = b""
+    report = fetch(images(web, tmp_path / "train"))
+    assert {m.path.name: m.reason for m in report.missing} == {
+        "03.jpg": "a page (text/html; charset=utf-8), not an image",
+        "04.jpg": "not an image (UnidentifiedImageError)",
+        "05.jpg": "not an image (OSError)",
+        "06.jpg": "not an image (UnidentifiedImageError)",
+    }
+    assert not any(m.gone or m.path.exists() for m in report.missing)
+    web.altered.clear(), web.types.clear()
+    assert fetch(images(web, tmp_path / "train")).n_fetched == 4 and same(web, tmp_path / "train")
+
+
+def test_a_placeholder_picture_is_no_photograph(web, tmp_path):
+    """The same bytes for many images; two photographs may be alike."""
+    for i in (*range(3, 12), 20):
+        web.altered[f"/train/{i:02d}.jpg"] = jpeg(999)
+    web.altered["/train/21.jpg"] = web.altered["/train/22.jpg"] = jpeg(998)
+    report = fetch(images(web, tmp_path / "train"))
+    assert sorted(m.path.name for m in report.missing) == [f"{i:02d}.jpg" for i in (*range(3, 12), 20)]
+    assert report.n_fetched == 20 and all("a placeholder" in m.reason for m in report.missing)
+    assert sorted(path.name for path in (tmp_path / "train").glob("*.jpg")) == [
+        f"{i:02d}.jpg" for i in range(30) if i not in (*range(3, 12), 20)
+    ]
+
+
+def test_a_server_that_drips_is_given_up(web, tmp_path):
+    """A byte now and then keeps every single wait short; what counts is how much has come in all."""
+    web.drip = 0.1
+    started = time.monotonic()
+    report = fetch(images(web, tmp_path / "train", 2), attempts=2, timeout=0.5)
+    assert time.monotonic() - started < 20 and len(report.missing) == 2
+    assert all(m.reason.endswith(" s") and " bytes in " in m.reason for m in report.missing)
+    web.drip = 0
+    assert fetch(images(web, tmp_path / "train", 2)).n_fetched == 2
+
+
+@pytest.mark.parametrize(
+    "address, words",
+    [
+        ("/hallo.txt", "could not be fetched .HTTP 404.* Check the connection and the address"),
+        ("/page", "answers with a web page. Mend the address .of a mirror: source.json in "),
+    ],
+)
+def test_a_mistyped_address_is_reported_as_such(web, tmp_path, address, words):
+    web.altered["/page"], web.types["/page"] = PAGE, "text/html"
+    with pytest.raises(FileNotFoundError, match=f"hello.txt: missing, and http.*{address} {words}"):
+        obtain(tmp_path / "got", RemoteFile("hello.txt", web.url + address))
+    assert [path.name for path in (tmp_path / "got").iterdir()] == ["hashes.json.lock"]
+    with pytest.raises(FileNotFoundError, match="htp://x could not be fetched .*No connection adapters"):
+        obtain(tmp_path / "got", RemoteFile("hello.txt", "htp://x"))
+
+
 def test_a_server_out_of_reach_ends_the_attempt_soon(tmp_path):
     wanted = [RemoteImage(tmp_path / f"{i}.jpg", f"http://127.0.0.1:9/{i}.jpg") for i in range(1000)]
     with pytest.raises(ConnectionError, match="200 images failed in a row"):

@@ -1,5 +1,8 @@
 """Open Images with Localized Narratives, from small files of the same formats and a local server."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,7 +12,7 @@ from sparc_lib.data import open_images
 from sparc_lib.data.download import HashError
 from sparc_lib.data.images import fetch_images
 from sparc_lib.data.open_images import Source, load
-from sparc_lib.data.photographs import DataError, Limits, chosen, label_matrix
+from sparc_lib.data.photographs import DataError, Limits, Pairs, chosen, label_matrix
 from sparc_lib.data.web import Client
 from sparc_lib.store.format import Samples
 from sparc_lib.taxonomy import Taxonomy
@@ -133,6 +136,19 @@ def test_corrupt_lines_are_skipped_counted_and_listed(folder, caplog):
         "line 10",
     ]
     assert "3 of 15 lines could not be read, first line 2: JSONDecodeError" in caplog.text
+
+
+@pytest.mark.parametrize("image", ["../../../x", "/etc/x", "a/b", "..", "", ".hidden", "a\\b", "x\0"])
+def test_an_image_id_that_leaves_its_folder_is_skipped_and_never_written(folder, tmp_path, image):
+    path = folder / "open_images_test_captions.jsonl"
+    lines = path.read_text().splitlines()
+    lines[4] = json.dumps({"image_id": image, "caption": "a cat"})
+    path.write_text("\n".join(lines) + "\n")
+    data = load(folder, "test")
+    assert len(data) == 14 and data.skipped[0].startswith("line 5: ValueError: image_id ")
+    assert {one.path.parent for one in data.remote_images()} == {folder / "test"}
+    with pytest.raises(DataError, match="is no plain file name"):
+        dataclasses.replace(data, pairs=Pairs(["a"], [image], ["a cat"]))
 
 
 @pytest.mark.parametrize(
