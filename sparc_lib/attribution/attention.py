@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..features.encoders import ClipEncoder, DinoEncoder
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing transformers and open_clip takes seconds
     from transformers import PreTrainedModel
+
+    from ..features.encoders import ClipEncoder, DinoEncoder
 
 
 class Trace(NamedTuple):
@@ -55,6 +55,8 @@ def trace_image(encoder: DinoEncoder | ClipEncoder, pixels: Tensor, start_block:
 
     Raises IndexError for a block the tower does not have, TypeError for a tower that is not a plain ViT.
     """
+    from ..features.encoders import DinoEncoder
+
     pixels = pixels.to(encoder.device, torch.float32, non_blocking=True)
     cls_token = torch.zeros(len(pixels), dtype=torch.long, device=encoder.device)
     if isinstance(encoder, DinoEncoder):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 from tqdm import tqdm
 
 from ..concepts import class_latents, concept_names
 from ..evaluation import encode_store
-from ..features.encoders import ClipEncoder, DinoEncoder
 from ..model import SPARC, Coding
 from ..store.reader import FeatureStore
 from .attention import Trace, trace_image, trace_text
@@ -32,6 +30,9 @@ from .relevance import (
     trace_pairs,
 )
 from .segmentation import AnnotatedImages
+
+if TYPE_CHECKING:
+    from ..features.encoders import ClipEncoder, DinoEncoder
 
 # Names of targets, of controls and of the reference, as tables and figures show them.
 SUM, NAMED, CAPTION, CAPTION_SUM = "sum of latents", "named latents", "caption", "latents of the caption"
@@ -247,6 +248,8 @@ def supervised_maps(
     masks of `train`; a patch belongs to the class that covers at least half of it. A class without a patch
     there gets 0, as all do without masks.
     """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # takes a second to import
+
     grid = encoder.patch_grid
     maps = np.zeros((len(data.regions), *grid), np.float32)
     if train.lacks:

@@ -9,7 +9,7 @@ backward pass of the summed target serves the whole batch, and one traced pass s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..features.encoders import ClipEncoder, DinoEncoder
 from ..model import SPARC, Code, Codes, Coding
 from .attention import Trace, trace_image, trace_text
 
-Pair = tuple[DinoEncoder, ClipEncoder]
+if TYPE_CHECKING:
+    from ..features.encoders import ClipEncoder, DinoEncoder
+
+Pair: TypeAlias = "tuple[DinoEncoder, ClipEncoder]"
 Traces = dict[str, Trace]  # by stream
 
 

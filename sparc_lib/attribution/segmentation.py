@@ -22,7 +22,6 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from skimage.filters import threshold_otsu
 
 from ..data.instances import outlined
 from ..data.knowledge import NO_MASKS
@@ -201,6 +200,8 @@ def otsu_masks(maps: np.ndarray, data: AnnotatedImages) -> tuple[list[np.ndarray
     """Every region's heatmap [rows, columns], resized to its image and cut at Otsu's threshold: masks, bool
     [H, W], and their mean heat, the detection's score. A map constant up to rounding gives the whole image.
     """
+    from skimage.filters import threshold_otsu  # takes a second to import
+
     masks, scores = [], []
     for small, region in zip(torch.as_tensor(maps, dtype=torch.float32), data.regions):
         heat = F.interpolate(small[None, None], size=region.size, mode="bilinear")[0, 0].numpy()
