@@ -4,31 +4,32 @@ quantities.yaml."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from string import Formatter
 from typing import Literal, NamedTuple
 
 import pandas as pd
-import yaml
+from pydantic.dataclasses import dataclass
 
 from ..profiles import Setting
+from .declared import STRICT, read_declared
 from .verdicts import Sample
 
 RULES = Path(__file__).parent / "quantities.yaml"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Rule:
     """How some quantities are read; the fields are explained at the top of quantities.yaml."""
 
     id: str
     table: str
-    value: str | Mapping[str, str]
-    rows: Sequence[str] = ()
-    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    value: str | dict[str, str]
+    rows: list[str] = field(default_factory=list)
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
     across: str = ""
-    within: Sequence[str] = ()
+    within: list[str] = field(default_factory=list)
     formula: str = ""
     of: Literal["mean", "min", "max"] = "mean"
 
@@ -46,17 +47,6 @@ class Quantities(NamedTuple):
     missing: dict[str, str]
 
 
-def load_rules(file: Path = RULES) -> list[Rule]:
-    """Read quantities.yaml. Raises ValueError, naming the rule, for one with a field that does not exist."""
-    rules = []
-    for raw in yaml.safe_load(file.read_text("utf-8")):
-        try:
-            rules.append(Rule(**raw))
-        except TypeError as error:
-            raise ValueError(f"{file.name}, rule {raw.get('id')!r}: {error}") from error
-    return rules
-
-
 def read_quantities(folder: Path, settings: Sequence[Setting] = ()) -> Quantities:
     """Read all quantities from results/<profile>/.
 
@@ -68,7 +58,7 @@ def read_quantities(folder: Path, settings: Sequence[Setting] = ()) -> Quantitie
     found: dict[str, Sample] = {}
     missing: dict[str, str] = {}
     tables: dict[str, pd.DataFrame] = {}
-    for rule in load_rules():
+    for rule in read_declared(RULES, Rule):
         file = folder / f"{rule.table}.csv"
         if not file.exists():
             missing[rule.table] = f"notebook {rule.table[:2]} not run: {file.name} is missing"

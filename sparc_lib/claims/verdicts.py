@@ -13,11 +13,13 @@ untrained model, random encoders ...). `decide`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic.dataclasses import dataclass
+
+from .declared import STRICT
 
 Relation = Literal["above", "below", "near"]
 Verdict = Literal["holds", "holds in part", "does not hold", "not measurable"]
@@ -81,7 +83,7 @@ def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0
     raise ValueError(f"relation {relation!r}: choose 'above', 'below' or 'near'")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Condition:
     """left stands in a relation to right. left, right: quantities by id; right may be a plain number.
 

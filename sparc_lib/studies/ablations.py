@@ -28,17 +28,6 @@ PARAMETERS = ("cross_weight", "k", "n_latents")  # what is swept: λ, k, L
 TREND = 0.7  # rank correlation from which on a curve counts as rising or falling
 
 
-class Job(NamedTuple):
-    """One run: a point of the sweep and a seed. model: "trained", or "untrained" for the control."""
-
-    model: str
-    gate: Gate
-    cross_weight: float
-    k: int
-    n_latents: int
-    seed: int
-
-
 class Measure(NamedTuple):
     """One number of a run under one coding, averaged over streams (self_*, dead_share, l0), ordered pairs of
     streams (cross_*), directions (recall_1), or latents (jaccard_*: alive ones; supported ones; the same with
@@ -49,7 +38,8 @@ class Measure(NamedTuple):
     value: float
 
 
-COLUMNS = (*Job._fields, *Measure._fields)
+POINT = ["model", "gate", "cross_weight", "k", "n_latents", "seed"]  # columns that name a run of the sweep
+COLUMNS = [*POINT, *Measure._fields]
 
 
 def values(profile: Profile, parameter: str) -> list[float]:
@@ -59,7 +49,7 @@ def values(profile: Profile, parameter: str) -> list[float]:
     return sorted({*getattr(profile.ablations, field), getattr(profile.sparc, parameter)})
 
 
-def jobs(profile: Profile) -> list[Job]:
+def sweep_runs(profile: Profile) -> list[Run]:
     """Every run once, the costliest first. Headline settings take the profile's seeds, other points the
     sweep's; each size also has an untrained control, with the first seed and the profile's λ, which does not
     reach it."""
@@ -71,29 +61,26 @@ def jobs(profile: Profile) -> list[Job]:
             for value in values(profile, parameter):
                 point = {**base, parameter: value}
                 control = {**point, "cross_weight": base["cross_weight"]}
-                found.add(Job("untrained", gate, **control, seed=profile.seeds[0]))
+                found.add(run_of(profile, "untrained", gate, profile.seeds[0], control))
                 usual = control == base and (gate, point["cross_weight"]) in headline
                 for seed in profile.seeds if usual else profile.ablations.seeds:
-                    found.add(Job("trained", gate, **point, seed=seed))
-    return sorted(found, key=lambda job: (job.model, -job.n_latents * job.k, job))
+                    found.add(run_of(profile, "trained", gate, seed, point))
+    return sorted(found, key=lambda run: (run.model, -run.sparc.n_latents * run.sparc.k, str(run)))
 
 
-def run_of(profile: Profile, job: Job) -> Run:
-    """The run of a job: the profile's SPARC with the job's sizes and the sweep's number of epochs."""
-    sparc = dataclasses.replace(
-        profile.sparc, epochs=profile.ablations.epochs, k=job.k, n_latents=job.n_latents
-    )
-    return Run(job.model, Setting("ablation", job.gate, job.cross_weight), job.seed, sparc=sparc)
+def run_of(profile: Profile, model: str, gate: Gate, seed: int, point: Mapping[str, float]) -> Run:
+    """The run at one point {parameter: value} of the sweep. model: "trained" or "untrained"."""
+    sizes = {"k": point["k"], "n_latents": point["n_latents"]}
+    sparc = dataclasses.replace(profile.sparc, epochs=profile.ablations.epochs, **sizes)
+    return Run(model, Setting("ablation", gate, point["cross_weight"]), seed, sparc=sparc)
 
 
 def sweep(profile: Profile) -> pd.DataFrame:
     """All runs of a profile as a tidy table with the columns `COLUMNS`, built where they are missing."""
-    runs = [run_of(profile, job) for job in jobs(profile)]
     samples, repeats = profile.ablations.test_samples, profile.evaluation.null_repeats
     inputs = {"test_samples": samples, "null_repeats": repeats}
-    rows = table("ablation", profile, runs, partial(_measured, samples, repeats), inputs)
-    order = [*Job._fields[:-1], "coding", "metric", "seed"]
-    return rows[list(COLUMNS)].sort_values(order, ignore_index=True)
+    rows = table("ablation", profile, sweep_runs(profile), partial(_measured, samples, repeats), inputs)
+    return rows[COLUMNS].sort_values([*POINT[:-1], "coding", "metric", "seed"], ignore_index=True)
 
 
 def _measured(samples: int | None, null_repeats: int, model: SPARC, stores: Stores, run: Run) -> pd.DataFrame:

@@ -5,7 +5,6 @@ Inputs are asked for a batch at a time, so codes stay sparse and reconstructions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -17,25 +16,14 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from ..evaluation import encode_store
 from ..model import SPARC
 from ..profiles import Profile
-from .representations import Features, Inputs, Reconstruction, SparseCodes, Split
-from .retrieval import CODES, CROSS, OWN, RAW
+from .representations import Case, Inputs, Split, code_splits, raw_splits
 from .runs import best_device
 from .tables import Run, Stores, table
 
 REBUILT = "reconstructions"  # what the first setting and seed are classified by as well
 SAMPLE = 8192  # training samples that scale the inputs
-
-
-class Case(NamedTuple):
-    """One classifier. kind: RAW, CODES, OWN or CROSS. source: stream that is seen; target: stream that is
-    rebuilt from its code, else the source itself."""
-
-    kind: str
-    source: str
-    target: str
 
 
 def classification_table(profile: Profile, spec: ClassifierSpec | None = None) -> pd.DataFrame:
@@ -61,37 +49,16 @@ def classification_table(profile: Profile, spec: ClassifierSpec | None = None) -
 
 
 def _measure(spec: ClassifierSpec, model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
+    cases = raw_splits(stores)
+    if model is not None:
+        own = [(stream, stream) for stream in model.streams]
+        rebuilt = [*own, *permutations(model.streams, 2)] if REBUILT in run.also else ()
+        cases = code_splits(model, stores, rebuilt)
     rows = []
-    for case, train, test in _cases(model, stores, run):
-        found = classify(
-            Split(train, stores["train"].labels),
-            Split(test, stores["test"].labels),
-            spec,
-            run.seed,
-            best_device(),
-        )
+    for case, splits in cases:
+        found = classify(splits["train"], splits["test"], spec, run.seed, best_device())
         rows.append((*case, found.mean_ap, found.chance))
     return pd.DataFrame(rows, columns=[*Case._fields, "mean_ap", "chance"])
-
-
-def _cases(model: SPARC | None, stores: Stores, run: Run) -> Iterator[tuple[Case, Inputs, Inputs]]:
-    """Every case of a run with its training and its test inputs."""
-    train, test = stores["train"], stores["test"]
-    if model is None:
-        for stream in train.streams:
-            yield Case(RAW, stream, stream), Features(train, stream), Features(test, stream)
-        return
-    train_codes = encode_store(model, train, "independent")
-    test_codes = encode_store(model, test, "independent")
-    for stream in train.streams:
-        inputs = SparseCodes(train_codes[stream]), SparseCodes(test_codes[stream])
-        yield Case(CODES, stream, stream), *inputs
-    if REBUILT not in run.also:
-        return
-    ways = [(stream, stream) for stream in train.streams] + list(permutations(train.streams, 2))
-    for source, target in ways:
-        inputs = [Reconstruction(model, codes[source], target) for codes in (train_codes, test_codes)]
-        yield Case(OWN if source == target else CROSS, source, target), *inputs
 
 
 @dataclass(frozen=True)
@@ -123,11 +90,7 @@ class Classified(NamedTuple):
 
 
 def classify(
-    train: Split,
-    test: Split,
-    spec: ClassifierSpec = USUAL,
-    seed: int = 0,
-    device: str = "cpu",
+    train: Split, test: Split, spec: ClassifierSpec = USUAL, seed: int = 0, device: str = "cpu"
 ) -> Classified:
     """Fit a 2-layer MLP on train and score it on test.
 

@@ -9,30 +9,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..attribution.methods import (
-    CAPTION,
-    RANDOM_WEIGHTS,
-    RAW,
-    SIMILARITY,
-    SUM,
-    SUPERVISED,
-    UNIFORM,
-    UNTRAINED,
-    WRONG,
-    Benchmark,
-    Guide,
-    Method,
-    benchmark_maps,
-    guide,
-    supervised_maps,
-)
-from ..attribution.segmentation import (
-    AnnotatedImages,
-    annotated_images,
-    contrast,
-    pointing,
-    region_scores,
-)
+from ..attribution import methods
+from ..attribution import segmentation as masks
+from ..attribution.methods import CAPTION, RAW, Guide, Method
+from ..attribution.segmentation import AnnotatedImages
 from ..data.catalogue import inputs as pairs_of
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
@@ -62,7 +42,8 @@ def annotated(profile: Profile, split: str, n_images: int) -> AnnotatedImages:
     but not scored."""
     data = dataset(profile, split)
     most = n_images if data.knows_masks else min(n_images, WITHOUT_MASKS)
-    return annotated_images(data, most, set(features(profile, split).image_ids), data.least_pixels)
+    readable = set(features(profile, split).image_ids)
+    return masks.annotated_images(data, most, readable, data.least_pixels)
 
 
 def heatmap_report(profile: Profile) -> HeatmapReport:
@@ -92,7 +73,7 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
             for seed in profile.seeds:
                 model = trained(profile, setting, seed, train, progress=False).model.to(device)
                 more_than = profile.evaluation.probe_min_positives
-                guides.append(guide(model, setting.name, seed, train, more_than))
+                guides.append(methods.guide(model, setting.name, seed, train, more_than))
         as_initialised = untrained(profile, headline, first, train)
         on_noise = trained(profile, headline, first, noise, progress=False).model
         as_initialised, on_noise = (
@@ -101,11 +82,13 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
         )
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
         kind = profile.data.kind
-        benchmark = Benchmark(data, kind, pair, guides, as_initialised, noise_pair, on_noise)
-        maps = benchmark_maps(benchmark, np.random.default_rng(first), progress=True)
+        benchmark = methods.Benchmark(data, kind, pair, guides, as_initialised, noise_pair, on_noise)
+        maps = methods.benchmark_maps(benchmark, np.random.default_rng(first), progress=True)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
-            maps[Method("reference", SUPERVISED, stream)] = supervised_maps(encoder, masked, data)
+            maps[Method("reference", methods.SUPERVISED, stream)] = methods.supervised_maps(
+                encoder, masked, data
+            )
         return score(maps, data)._asdict()
 
     return HeatmapReport(**tables_stage("heatmaps", inputs, make))
@@ -122,12 +105,12 @@ def score(maps: dict[Method, np.ndarray], data: AnnotatedImages) -> HeatmapRepor
     summary, regions, pairs = [], [], []
     for method, values in tqdm(maps.items(), desc="scores"):
         inside = cover[values.shape[1:]]
-        scores, mean_ap = region_scores(values, data, truth, cover) if truth else (unknown, np.nan)
+        scores, mean_ap = masks.region_scores(values, data, truth, cover) if truth else (unknown, np.nan)
         named, other = two[:, 0], two[:, 1]
         both = {
-            "at_target": pointing(values[named], inside[named]),
-            "at_other": pointing(values[named], inside[other]),
-            "contrast": contrast(values, inside, two),
+            "at_target": masks.pointing(values[named], inside[named]),
+            "at_other": masks.pointing(values[named], inside[other]),
+            "contrast": masks.contrast(values, inside, two),
         }
         row = {**method._asdict(), "map20": mean_ap}
         row |= {name: part.mean() for name, part in scores.items()}
@@ -137,9 +120,7 @@ def score(maps: dict[Method, np.ndarray], data: AnnotatedImages) -> HeatmapRepor
         regions.append(pd.DataFrame([method] * len(image), columns=KEYS).assign(image=image, **scores))
         pairs.append(pd.DataFrame([method] * len(two), columns=KEYS).assign(image=image[named], **both))
     return HeatmapReport(
-        pd.DataFrame(summary),
-        pd.concat(regions, ignore_index=True),
-        pd.concat(pairs, ignore_index=True),
+        pd.DataFrame(summary), pd.concat(regions, ignore_index=True), pd.concat(pairs, ignore_index=True)
     )
 
 
@@ -181,10 +162,10 @@ class Comparison(NamedTuple):
 def comparisons(setting: str, first_seed: int) -> list[Comparison]:
     """The claims about heatmaps with independent codes of `setting`."""
     dino = dict(target=CAPTION, stream="dino", setting=setting, coding="independent")
-    wrong = dict(dino, target=WRONG)
+    wrong = dict(dino, target=methods.WRONG)
     saliency = dict(target=RAW, stream="dino")
-    image, similarity = dict(dino, stream="clip_img"), dict(target=SIMILARITY, stream="clip_img")
-    noise, untrained = dict(dino, target=RANDOM_WEIGHTS), dict(dino, target=UNTRAINED)
+    image, similarity = dict(dino, stream="clip_img"), dict(target=methods.SIMILARITY, stream="clip_img")
+    noise, untrained = dict(dino, target=methods.RANDOM_WEIGHTS), dict(dino, target=methods.UNTRAINED)
     finds = "a caption finds its object in DINO better than "
     tells = "a caption tells two objects apart in DINO"
     plain = "SPARC's caption target beats plain CLIP similarity in the CLIP image"
@@ -199,8 +180,8 @@ def comparisons(setting: str, first_seed: int) -> list[Comparison]:
         Comparison("two_saliency", tells + ", where saliency scores 0", "contrast", dino, saliency),
         Comparison("two_wrong_caption", tells + " better than a wrong caption", "contrast", dino, wrong),
         Comparison("clip_similarity", plain, "pixel_ap", image, similarity),
-        Comparison("caption_sum", latents, "pixel_ap", dino, dict(dino, target=SUM)),
-        Comparison("attention_weights", weighed, "pixel_ap", one_seed, dict(dino, target=UNIFORM)),
+        Comparison("caption_sum", latents, "pixel_ap", dino, dict(dino, target=methods.SUM)),
+        Comparison("attention_weights", weighed, "pixel_ap", one_seed, dict(dino, target=methods.UNIFORM)),
     ]
 
 

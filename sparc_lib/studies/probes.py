@@ -21,12 +21,12 @@ from ..evaluation import encode_store
 from ..model import SPARC
 from ..probing import probe_losses
 from ..profiles import Profile
-from .representations import Features, Reconstruction, SparseCodes, Split
+from .representations import Split, code_splits, raw_splits
 from .runs import SPLITS
 from .tables import Run, Stores, table
 
-# (coding, select_on): as published, where candidates are chosen on all samples; chosen on train (F7); and with
-# the codes of a user who has one stream only.
+# (coding, select_on): as published, where candidates are chosen on all samples; chosen on train (F7); and
+# with the codes of a user who has one stream only.
 READINGS = (("joint", "all"), ("joint", "train"), ("independent", "train"))
 BLOCK = 4096  # samples at a time
 PENALTIES = tuple(10.0**power for power in range(-5, 1))  # times the mean variance of an input dimension
@@ -89,24 +89,18 @@ def _latent_rows(more_than: int, model: SPARC, stores: Stores, run: Run) -> pd.D
 
 
 def _linear_rows(model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
-    """One probe a stream and representation; fitted on train, its penalty chosen on val, scored on test."""
-    codes = {}
-    if model is not None:
-        codes = {split: encode_store(model, store, "independent") for split, store in stores.items()}
+    """One probe a stream and representation: fitted on train, its penalty chosen on val, scored on test."""
+    if model is None:
+        cases = raw_splits(stores)
+    else:
+        cases = code_splits(model, stores, [(stream, stream) for stream in model.streams])
     rows = []
-    for stream in stores["test"].streams:
-        for name in ("codes", "reconstruction") if codes else ("raw",):
-            splits = {}
-            for split, store in stores.items():
-                if name == "raw":
-                    inputs = Features(store, stream)
-                elif name == "codes":
-                    inputs = SparseCodes(codes[split][stream])
-                else:
-                    inputs = Reconstruction(model, codes[split][stream], stream)
-                splits[split] = Split(inputs, store.labels)
-            found = linear_probe(splits["train"], splits["val"], splits["test"])
-            rows.append(LinearProbeRow(name, stream, found.mean_ap, found.chance))
+    for case, splits in cases:
+        found = linear_probe(splits["train"], splits["val"], splits["test"])
+        rows.append(LinearProbeRow(case.kind, case.source, found.mean_ap, found.chance))
+    rows.sort(
+        key=lambda row: stores["test"].streams.index(row.stream)
+    )  # stable: codes before reconstructions
     return pd.DataFrame(rows, columns=LinearProbeRow._fields)
 
 

@@ -6,6 +6,7 @@ demand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ..alignment import as_csr
+from ..evaluation import Pair, encode_store
 from ..model import SPARC
 from ..store.reader import FeatureStore
 
+CODES, OWN, CROSS, RAW = "codes", "reconstruction", "cross-reconstruction", "raw"
 Rows = np.ndarray | slice
 
 
@@ -93,6 +96,39 @@ class Reconstruction:
 
     def block(self, rows: Rows) -> np.ndarray:
         return self._codes[rows] @ self._decoder + self._bias
+
+
+class Case(NamedTuple):
+    """One representation. kind: RAW, CODES, OWN or CROSS. source: stream that is seen; target: stream that is
+    rebuilt from its code, else the source itself."""
+
+    kind: str
+    source: str
+    target: str
+
+
+def raw_splits(stores: Mapping[str, FeatureStore]) -> Iterator[tuple[Case, dict[str, Split]]]:
+    """Every stream's features, with the labels, by split."""
+    for stream in next(iter(stores.values())).streams:
+        splits = {split: Split(Features(store, stream), store.labels) for split, store in stores.items()}
+        yield Case(RAW, stream, stream), splits
+
+
+def code_splits(
+    model: SPARC, stores: Mapping[str, FeatureStore], rebuilt: Sequence[Pair] = ()
+) -> Iterator[tuple[Case, dict[str, Split]]]:
+    """Every stream's independent codes, then the reconstructions `rebuilt` (source, target), by split."""
+    codes = {split: encode_store(model, store, "independent") for split, store in stores.items()}
+    for stream in model.streams:
+        inputs = {split: SparseCodes(codes[split][stream]) for split in stores}
+        yield Case(CODES, stream, stream), _with_labels(inputs, stores)
+    for source, target in rebuilt:
+        inputs = {split: Reconstruction(model, codes[split][source], target) for split in stores}
+        yield Case(OWN if source == target else CROSS, source, target), _with_labels(inputs, stores)
+
+
+def _with_labels(inputs: Mapping[str, Inputs], stores: Mapping[str, FeatureStore]) -> dict[str, Split]:
+    return {split: Split(inputs[split], store.labels) for split, store in stores.items()}
 
 
 def train_means(store: FeatureStore) -> dict[str, Tensor]:

@@ -26,11 +26,10 @@ from ..model import SPARC, Coding
 from ..profiles import Profile
 from ..retrieval import retrieval_metrics
 from ..store.reader import FeatureStore
-from .representations import Reconstruction, train_means
+from .representations import CODES, CROSS, OWN, RAW, Reconstruction, train_means
 from .runs import best_device, encoders, features
 from .tables import Run, Stores, by_gate, table
 
-CODES, OWN, CROSS, RAW = "codes", "reconstruction", "cross-reconstruction", "raw"
 CENTRED = "cross-reconstruction, centred"
 CLIP = ("clip_img", "clip_txt")
 LEAK, PROTOCOLS = "joint codes", "other protocols"  # what some runs are searched by as well, beside CENTRED

@@ -26,7 +26,7 @@ from ..features.encoders import ClipEncoder, DinoEncoder, demand_input_sizes
 from ..features.extraction import Extraction, encode_blocks, extract, keep_blocks
 from ..model import SPARC
 from ..profiles import Profile, Setting
-from ..store.reader import FeatureStore, free_bytes
+from ..store.reader import FeatureStore
 from ..training import TrainConfig, TrainResult, train
 from .parallel import each
 from .sources import code_of
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0  # seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
-HALF = 2  # bytes of a feature held in memory, float16
-ADAM = 4  # weights, gradients and two moments: numbers a parameter while it is trained
-ROOM = 0.8  # share of the free memory that features and training may take; batches need the rest
 LONG = 600  # seconds of training from which on an estimate is logged
 WARM_UP, TIMED = 3, 10  # steps before those that are timed, and how many are
 
@@ -271,27 +268,12 @@ def fit(
     config, device = train_config(profile, setting.cross_weight, seed, store), best_device()
     label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
     try:
-        model = untrained(profile, setting, seed, store).to(device)
-        feed = Announced(_resident(store, model, device), config, label)
-        return train(model, feed, config, checkpoint, progress)
+        feed = Announced(store.resident(device), config, label)
+        return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
         log.warning("%s: features are streamed from %s (%s)", label, store.directory, error)
-    model = untrained(profile, setting, seed, store).to(device)  # the first one may have begun to learn
-    return train(model, Announced(store, config, label), config, checkpoint, progress)
-
-
-def _resident(store: FeatureStore, model: SPARC, device: str) -> FeatureStore:
-    """The store in the device's memory. Raises MemoryError if that leaves no room to train the model beside
-    it."""
-    features_bytes = HALF * len(store) * sum(store.dims.values())
-    training_bytes = ADAM * sum(weights.numel() * weights.element_size() for weights in model.parameters())
-    free = free_bytes(torch.device(device))
-    if free is not None and features_bytes + training_bytes > ROOM * free:
-        needed = (features_bytes + training_bytes) / 2**30
-        raise MemoryError(
-            f"{needed:.1f} GiB of features and weights, {free / 2**30:.1f} GiB free on {device}"
-        )
-    return store.resident(device)
+    feed = Announced(store, config, label)
+    return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
 
 
 class Announced:
@@ -311,20 +293,12 @@ class Announced:
             if self.served == WARM_UP:
                 self.started = time.perf_counter()
             if self.served == WARM_UP + TIMED:
-                self._announce((time.perf_counter() - self.started) / TIMED)
+                seconds = (time.perf_counter() - self.started) / TIMED
+                if seconds * self.n_steps > LONG:
+                    told = (self.label, self.n_steps, 1000 * seconds, seconds * self.n_steps / 3600)
+                    log.warning("%s: %d steps of %.1f ms, about %.1f h", *told)
             self.served += 1
             yield batch
-
-    def _announce(self, seconds: float) -> None:
-        if seconds * self.n_steps > LONG:
-            hours = seconds * self.n_steps / 3600
-            log.warning(
-                "%s: %s steps of %.1f ms, about %.1f h",
-                self.label,
-                f"{self.n_steps:,}",
-                1000 * seconds,
-                hours,
-            )
 
 
 def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -28,6 +28,14 @@ REBUILD_BEFORE = (
 
 class StageError(RuntimeError):
     """A finished stage that no longer holds what was written; the message names the file and the remedy."""
+
+
+class _Written(NamedTuple):
+    """A file of a finished stage as its card has it."""
+
+    bytes: int
+    modified_ns: int
+    sha256: str
 
 
 def stage(name: str, inputs: Any, build: Callable[[Path], None]) -> Path:
@@ -79,7 +87,7 @@ def tables_stage(
 
     folder = stage(name, inputs, build)
     return {
-        file.stem: pd.read_csv(file, keep_default_na=False, na_values=["nan"], float_precision="round_trip")
+        file.stem: pd.read_csv(file, keep_default_na=False, na_values=["nan"])
         for file in folder.glob("*.csv")
     }
 
@@ -114,27 +122,28 @@ def _fault(folder: Path, thorough: bool = False) -> str | None:
     """
     try:
         card = _read_card(folder)
-        digest, entries = _digest(card["inputs"]), card["files"]
-        _ = card["finished"] + 0.0
+        digest = _digest(card["inputs"])
+        written = {name: _Written(**entry) for name, entry in card["files"].items()}
+        float(card["finished"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{folder / CARD}: it is no card of a finished stage ({error})"
     if not folder.name.endswith(digest):
         return f"{folder / CARD}: it belongs to another stage"
-    for name, entry in entries.items():
+    for name, file in written.items():
         path = folder / name
         if not path.is_file():
             return f"{path}: it is missing"
         status = path.stat()
-        if status.st_size != entry["bytes"]:
-            return f"{path}: it has {status.st_size} bytes, {entry['bytes']} were written"
+        if status.st_size != file.bytes:
+            return f"{path}: it has {status.st_size} bytes, {file.bytes} were written"
         large = status.st_size > HASHED_BELOW
-        same_time = status.st_mtime_ns == entry["modified_ns"]
+        same_time = status.st_mtime_ns == file.modified_ns
         if large and same_time and not thorough:
             continue
-        if sha256(path) != entry["sha256"]:
+        if sha256(path) != file.sha256:
             return f"{path}: its content is not what was written"
         if large and not same_time:
-            os.utime(path, ns=(status.st_atime_ns, entry["modified_ns"]))
+            os.utime(path, ns=(status.st_atime_ns, file.modified_ns))
     return None
 
 
@@ -163,20 +172,17 @@ def _begin(partial: Path, card: Mapping) -> None:
 def _finish(partial: Path, final: Path) -> None:
     """Put the files of `partial` on the disk and their hashes on its card; then put it in the place of
     `final`."""
-    entries = {}
+    written = {}
     for path in sorted(partial.rglob("*")):
         if path.is_dir():
             sync_folder(path)
         elif path != partial / CARD:
             sync_file(path)
             status = path.stat()
-            entries[path.relative_to(partial).as_posix()] = {
-                "bytes": status.st_size,
-                "modified_ns": status.st_mtime_ns,
-                "sha256": sha256(path),
-            }
+            file = _Written(status.st_size, status.st_mtime_ns, sha256(path))
+            written[path.relative_to(partial).as_posix()] = file._asdict()
     card = _read_card(partial)
-    _write_card(partial, {**card, "finished": time.time(), "files": entries})
+    _write_card(partial, {**card, "finished": time.time(), "files": written})
     old = final.with_name(final.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():  # a folder that is not empty cannot be renamed over
