@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from sparc_lib.studies.classifier import ClassifierSpec, _average_precision, classify
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from sparc_lib.evaluation import encode_store
