@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..studies.alignment import by_setting
+from ..studies.tables import by_setting
 from ..taxonomy import Taxonomy
 from .bars import Bar, grouped_bars
 from .style import CONTROL_COLOUR, literal, setting_colour, setting_name, stream_colour, stream_name

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..data.instances import instance_masks, outlined
+from ..data.instances import outlined
 from ..data.pairs import PairedDataset
 from ..profiles import Profile
 from .bars import Bar, grouped_bars
@@ -25,7 +25,7 @@ def contact_sheet(axes: Iterable[Axes], data: PairedDataset, rows: Iterable[int]
     pictures, captions = [], []
     for row in rows:
         picture = np.asarray(data.image(row).convert("RGB"))
-        masks = [instance.mask for instance in instance_masks(data, row)]
+        masks = [instance.mask for instance in data.masks(row)]
         pictures.append(outlined(picture, np.stack(masks)) if masks else picture)
         captions.append(data.captions[row])
     captioned(axes, pictures, captions, width)

@@ -12,10 +12,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from .. import paths
-from ..data.instances import class_mask, instance_masks, outlined
+from ..data.instances import class_mask, outlined
 from ..data.pairs import PairedDataset
 from ..miniworld.names import display_names
-from ..miniworld.scenes import MiniWorldDataset, Scene
+from ..miniworld.scenes import Scene
 from .bars import Bar, grouped_bars, values_by
 from .pictures import show
 from .style import CONTROL_COLOUR, literal, remark, stream_colour, stream_name
@@ -170,9 +170,10 @@ def gate_table(
 def known_masks(axes: Sequence[Axes], data: PairedDataset, row: int) -> None:
     """Three Axes for pair `row`'s image: a scene's objects and parts (`scene_masks`), a photograph's classes
     and instances, or the remark that its masks are not known."""
-    if isinstance(data, MiniWorldDataset):
-        return scene_masks(axes, data.pairs[row][0])
-    instances, picture = instance_masks(data, row), np.asarray(data.image(row).convert("RGB"))
+    facts = data.facts(row)
+    if facts is not None:
+        return scene_masks(axes, facts.scene)
+    instances, picture = data.masks(row), np.asarray(data.image(row).convert("RGB"))
     for ax, title in zip(axes, (f"photograph {data.image_ids[row]}", "classes", "instances"), strict=True):
         ax.set_title(literal(title))
         ax.set_axis_off()

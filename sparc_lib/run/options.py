@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths
-from ..profile_files import named
-from ..profiles import Profile, load_profile
+from ..profiles import Profile, load_profile, named
 from .fetching import RunError, use_data_root
 
 FOLDERS = ("SPARC_DATA", "SPARC_DATASETS", "SPARC_OUTPUT", "SPARC_NOTEBOOKS", "SPARC_PROFILES")

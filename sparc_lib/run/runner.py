@@ -14,8 +14,7 @@ from filelock import Timeout
 
 from .. import paths
 from ..files import DiskFullError, locked
-from ..profile_files import ProfileError, option
-from ..profiles import Profile
+from ..profiles import Profile, ProfileError, option
 from . import suite, writeback
 from .execution import Outcome, clear_killed, execute, made_by
 from .failures import parameters_fault, weights_fault

@@ -1,12 +1,13 @@
 """Sparse codes that several streams share by other means than SPARC's: USAE and crosscoder.
 
-Both are `SPARC` modules (an encoder, a decoder and biases per stream) trained by another objective, with SPARC's
-L, k, epochs, batches, learning rate, dead latents and AuxK, so that only the idea differs:
+Both are `SPARC` modules (an encoder, a decoder and biases per stream) trained by another objective, with
+SPARC's L, k, epochs, batches, learning rate, dead latents and AuxK, so that only the idea differs:
 
 * USAE (Thasarathan et al., 2025): every step one stream, drawn at random, is coded alone, and its code must
   reconstruct all streams. One code, several entrances.
-* Crosscoder (Lindsey et al., 2024): the pre-activations of all streams are added up *and so are the values*; one
-  code per sample reconstructs all streams. Under SPARC's global gate only the choice of latents is shared.
+* Crosscoder (Lindsey et al., 2024): the pre-activations of all streams are added up *and so are the values*;
+  one code per sample reconstructs all streams. Under SPARC's global gate only the choice of latents is
+  shared.
 
 What a crosscoder does with one stream alone is not part of its definition: see `single_stream`.
 """
@@ -21,14 +22,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..dead import auxk_indices, record_activity, redraw_dead
-from ..feeds import Data, as_feed, present
-from ..losses import nmse
+from ..evaluation import Data, as_feed, present
+from ..losses import auxk_indices, nmse
 from ..model import SPARC, Code, Gated
 from ..profiles import Profile
 from ..sparse_ops import Pattern, gather_codes, normalise_rows_
 from ..store.reader import FeatureStore
-from ..training import TrainConfig, make_optimizer
+from ..training import TrainConfig, make_optimizer, record_activity, redraw_dead
 from .representations import train_means
 from .runs import train_config
 from .sources import code_of
@@ -65,13 +65,15 @@ def crosscoder_loss(model: SPARC, streams: Batch, aux_weight: float = 1 / 32) ->
 
 
 def crosscoder_code(model: SPARC, streams: Batch) -> Code:
-    """The common code of samples with the streams given: ReLU of the summed pre-activations at their top k."""
+    """The common code of samples with the streams given: ReLU of the summed pre-activations at their top
+    k."""
     gated, total = _summed(model, streams)
     return _common_code(model, gated, next(iter(total.indices.values())))
 
 
 def _summed(model: SPARC, streams: Batch) -> tuple[Gated, Gated]:
-    """The batch after the global gate, and the same with the sum in the place of every stream's pre-activations."""
+    """The batch after the global gate, and the same with the sum in the place of every stream's
+    pre-activations."""
     gated = model.select(streams, "joint")
     return gated, gated._replace(
         preactivations=dict.fromkeys(gated.streams, sum(gated.preactivations.values()))
@@ -148,7 +150,8 @@ def _normalise_each(model: SPARC) -> None:
 
 
 def _normalise_together(model: SPARC) -> None:
-    """A crosscoder's latent may weigh more in one stream than in another: only its whole row has a fixed length."""
+    """A crosscoder's latent may weigh more in one stream than in another: only its whole row has a fixed
+    length."""
     tables, scale = list(model.decoder.values()), len(model.decoder) ** 0.5
     rows, grad = torch.cat([t.data for t in tables], 1), torch.cat([t.grad for t in tables], 1)
     normalise_rows_(rows, grad)
@@ -160,11 +163,13 @@ def _normalise_together(model: SPARC) -> None:
 
 @torch.no_grad()
 def single_stream(crosscoder: SPARC, means: Mapping[str, Tensor]) -> SPARC:
-    """A copy whose `encode(..., "independent")` codes one stream as the crosscoder does if the others are unknown.
+    """A copy whose `encode(..., "independent")` codes one stream as the crosscoder does if the others are
+    unknown.
 
-    A missing stream t is set to its train mean, means[t] [d_t]: it adds W_t (mean_t - p_t) + b_t to every sample's
-    pre-activations, here folded into the latent biases of the stream that is there. (Leaving the others out of the
-    sum, or stretching the deviation from the mean 2 to 5 times as they would, finds as few partners on train.)
+    A missing stream t is set to its train mean, means[t] [d_t]: it adds W_t (mean_t - p_t) + b_t to every
+    sample's pre-activations, here folded into the latent biases of the stream that is there. (Leaving the
+    others out of the sum, or stretching the deviation from the mean 2 to 5 times as they would, finds as few
+    partners on train.)
     """
     alone = copy.deepcopy(crosscoder)
     adds = {
@@ -180,7 +185,8 @@ def single_stream(crosscoder: SPARC, means: Mapping[str, Tensor]) -> SPARC:
 def trained_baseline(
     profile: Profile, kind: Kind, seed: int, store: FeatureStore, device: str = "cpu"
 ) -> SPARC:
-    """USAE or crosscoder with a profile's L, k, epochs, batch and learning rate on `store`, trained on first use.
+    """USAE or crosscoder with a profile's L, k, epochs, batch and learning rate on `store`, trained on first
+    use.
 
     The crosscoder comes as `single_stream` reads it, ready for `encode_store(..., "independent")`.
     """
@@ -201,8 +207,7 @@ def trained_baseline(
         done = train_shared_code(kind, copy.deepcopy(model).to(device), data, config)
         if kind == "crosscoder":
             done = single_stream(done, train_means(store))
-        torch.save(done.cpu().state_dict(), partial / "model.pt.partial")
-        (partial / "model.pt.partial").rename(partial / "model.pt")
+        torch.save(done.cpu().state_dict(), partial / "model.pt")
 
     inputs = {
         "store": store.digest,
