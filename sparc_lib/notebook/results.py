@@ -44,35 +44,25 @@ class Provenance:
     packages: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Times:
-    """What a notebook took."""
-
-    wall_seconds: float  # since this process (in a notebook: its kernel) started
-    peak_memory_mb: float  # of this process
-    peak_gpu_memory_mb: float  # 0 on the CPU
-
-
 def stamp(profile: str, seed: int, device: Any = "cpu") -> Provenance:
     """What made the results of this process."""
-    versions = {package: _version(package) for package in PACKAGES}
     return Provenance(
         profile=profile,
         seed=seed,
         device=_device_name(str(device)),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        packages={package: version for package, version in versions.items() if version is not None},
+        packages={package: metadata.version(package) for package in PACKAGES},
     )
 
 
-def times_so_far() -> Times:
-    """What this process has taken until now; ask at the end of a notebook."""
-    return Times(
-        wall_seconds=round(time.time() - psutil.Process().create_time(), 1),
-        peak_memory_mb=round(maxrss_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), 1),
-        peak_gpu_memory_mb=round(_gpu_peak_mb(), 1),
-    )
+def times_so_far() -> dict[str, float]:
+    """What this process, in a notebook its kernel, has taken since it started: seconds and MiB."""
+    return {
+        "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mb": round(maxrss_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), 1),
+        "peak_gpu_memory_mb": round(_gpu_peak_mb(), 1),  # 0 on the CPU
+    }
 
 
 def save_stamp(provenance: Provenance, notebook: str) -> Path:
@@ -84,7 +74,7 @@ def save_stamp(provenance: Provenance, notebook: str) -> Path:
         raise ValueError(f"notebook {notebook!r}: give its two digits, as in '02' or '02_training_sparc'")
     folder, number = paths.results_dir(provenance.profile), notebook[:2]
     _save_json(times_file(provenance.profile, number), times_so_far())
-    return _save_json(folder / f"{number}_provenance.json", provenance)
+    return _save_json(folder / f"{number}_provenance.json", dataclasses.asdict(provenance))
 
 
 def times_file(profile: str, number: str) -> Path:
@@ -92,9 +82,9 @@ def times_file(profile: str, number: str) -> Path:
     return paths.results_dir(profile) / "times" / f"{number}.json"
 
 
-def _save_json(file: Path, made: Provenance | Times) -> Path:
+def _save_json(file: Path, content: dict[str, Any]) -> Path:
     with aside(file) as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(made), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return file
 
 
@@ -165,13 +155,6 @@ def _check_name(name: str) -> None:
             f"result name {name!r}: start it with the notebook's two digits, as in '02_loss_curves'; "
             "letters, digits, '_' and '-' may follow"
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _device_name(device: str) -> str:

@@ -63,6 +63,27 @@ def parameters_fault(notebook: Path) -> str | None:
     return None
 
 
+def weights_fault(folder: Path) -> str | None:
+    """Which weights in an encoder's folder are not whole, by their size; None if all are."""
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            head = stream.read(8)
+            if head == b"version ":
+                return f"{file}: a pointer of Git LFS in the place of the weights; fetch them: git lfs pull"
+            try:
+                header = json.loads(stream.read(min(int.from_bytes(head, "little"), size)))
+                ends = [
+                    tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
+                ]
+                whole = size == stream.tell() + max(ends)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                whole = False
+        if not whole:
+            return f"{file}: cut or damaged; restore it: git checkout -- {file}"
+    return None
+
+
 def unfinished(executed: Path) -> str | None:
     """Which code cell of an executed notebook did not run to its end; None if all did."""
     try:

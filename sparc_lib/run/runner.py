@@ -17,7 +17,7 @@ from ..files import DiskFullError, locked
 from ..profiles import Profile, ProfileError, option
 from . import suite, writeback
 from .execution import Outcome, clear_killed, execute, made_by
-from .failures import parameters_fault
+from .failures import parameters_fault, weights_fault
 from .fetching import RunError, fetch
 from .options import Options, make_folders, parse, set_up
 
@@ -76,6 +76,10 @@ def run_notebooks(options: Options, profile: Profile) -> int:
         fault = parameters_fault(notebook)
         if fault:
             raise RunError(f"{notebook}: {fault}")
+    for location in (profile.encoders.dino.location, profile.encoders.clip.location):
+        fault = weights_fault(Path(location.removeprefix("local-dir:")))
+        if fault:
+            raise RunError(fault)
     done_dir = make_folders(profile.name)
     if options.force:
         os.environ[REBUILD_BEFORE] = repr(

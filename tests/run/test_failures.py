@@ -6,8 +6,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from sparc_lib import paths
 from sparc_lib.run import failures
-from sparc_lib.run.failures import explained, parameters_fault, unfinished
+from sparc_lib.run.failures import explained, parameters_fault, unfinished, weights_fault
 
 
 def saved(folder, *cells):
@@ -114,3 +115,32 @@ def test_sizes_in_remedies_are_this_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(failures.psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * 2**30))
     (tmp_path / "x").write_text("")
     assert "(2.0 of 8.0 GiB used)" in explained("ended", tmp_path / "x", tmp_path / "log", 2048)
+
+
+def test_shipped_weights_are_whole():
+    for folder in ("clip", "dino"):
+        assert weights_fault(paths.WEIGHTS / folder) is None
+        assert list((paths.WEIGHTS / folder).glob("*.safetensors"))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n"
+
+
+@pytest.mark.parametrize(
+    "damage", ["pointer", "empty", "few bytes", "half", "one byte less", "one more", "huge"]
+)
+def test_weights_that_are_not_whole_are_named_with_the_remedy(damage, tmp_path):
+    whole = next((paths.WEIGHTS / "dino").glob("*.safetensors")).read_bytes()
+    contents = {
+        "pointer": LFS,
+        "empty": b"",
+        "few bytes": whole[:5],
+        "half": whole[: len(whole) // 2],
+        "one byte less": whole[:-1],
+        "one more": whole + b"x",
+        "huge": b"\xff" * 100,
+    }
+    (tmp_path / "model.safetensors").write_bytes(contents[damage])
+    fault = weights_fault(tmp_path)
+    assert str(tmp_path / "model.safetensors") in fault
+    assert ("git lfs pull" if damage == "pointer" else "git checkout") in fault
