@@ -7,7 +7,7 @@ number of jobs.
 
 from __future__ import annotations
 
-import getpass
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +78,7 @@ def leased(n_devices: int) -> Iterator[int]:
     """Yield the number of a device that no other task on this machine has leased, 0 if all are taken."""
     folder = Path(tempfile.gettempdir())
     for device in range(n_devices):
-        lock = FileLock(folder / f"sparc-{getpass.getuser()}-device-{device}.lock")
+        lock = FileLock(folder / f"sparc-{os.getuid()}-device-{device}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -1,9 +1,13 @@
 """What a stage's key holds of the code: everything that can change a result, and nothing else."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
+from sparc_lib import paths
 from sparc_lib.studies import sources
 from sparc_lib.studies.sources import LIBRARY, code_of
 
@@ -36,6 +40,34 @@ def test_a_constant_of_sparse_ops_changes_the_key_of_trained_models(copy):
     change(copy, "sparse_ops.py", "rows_per_block: int = 256", "rows_per_block: int = 128")
     after = codes(copy, "training", "store")
     assert [file for file in before if before[file] != after[file]] == ["sparse_ops.py"]
+
+
+TRAIN = """
+import sys
+from sparc_lib.profiles import load_profile
+from sparc_lib.store.reader import FeatureStore
+from sparc_lib.studies.runs import trained
+profile = load_profile("smoke")
+trained(profile, profile.settings[0], 0, FeatureStore.open(sys.argv[1]), progress=False)
+"""
+
+
+def test_models_are_trained_again_when_sparse_ops_changes(copy, small_store, tmp_path):
+    """The same command on a warm data root, with other sources: a new model beside the old one."""
+    store = small_store("train").directory
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(copy.parent),
+        "SPARC_PROFILES": str(paths.REPO / "notebooks" / "profiles"),
+        "SPARC_DATA": str(tmp_path / "warm"),
+    }
+    models = []
+    for constant in ("256", "64"):
+        change(copy, "sparse_ops.py", "rows_per_block: int = 256", f"rows_per_block: int = {constant}")
+        command = [sys.executable, "-c", TRAIN, str(store)]
+        subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
+        models.append(len(list((tmp_path / "warm" / "stages").glob("sparc-*[0-9a-f]"))))
+    assert models == [1, 2]
 
 
 def test_comments_docstrings_and_layout_do_not_count(copy):
