@@ -58,7 +58,7 @@ class Reading:
         return {name: int(number) for name, number in numbers.items()}
 
     def chosen(self, most: int) -> list[int]:
-        """`ranked`; of more than `most` latents half as many from its beginning and half spread over the rest."""
+        """`ranked`; of more than `most` latents half from its beginning and half spread over the rest."""
         if len(self.ranked) <= most:
             return self.ranked.tolist()
         half = most // 2
@@ -105,8 +105,10 @@ def documents(captions: Sequence[str]) -> Counter:
 
 
 def neighbours(reading: Reading, latents: Sequence[int]) -> list[list[int]]:
-    """Of every latent those of `latents` that fire most on the same samples in any stream, as pairs in one list:
-    place in `latents`, percent of the samples on which either fires."""
+    """Those of `latents` that fire most on the same samples as each of them, in any stream.
+
+    A list a latent: place in `latents` and percent of the samples on which either fires, one after another.
+    """
     fires = sum(matrix[:, latents] for matrix in reading.codes.values()).astype(bool).astype(np.float32)
     both = (fires.T @ fires).toarray()
     alone = both.diagonal()

@@ -1,8 +1,8 @@
 """Where a latent looks in the scenes that are shown: relevance of patches and words, quantised to 4 bits.
 
-The map is the attention relevance of the attribution room for one latent's activation. Where the latent fires,
-that is its encoder row times the unit feature plus a constant, so one traced pass of a scene serves every
-latent of every setting that shows it.
+The map is the attention relevance of the attribution room for one latent's activation. Where the latent
+fires, that is its encoder row times the unit feature plus a constant, so one traced pass of a scene serves
+every latent of every setting that shows it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def patch_maps(
 ) -> list[str]:
     """Relevance of patches, a text a request: levels [rows x columns of patches], two a byte, base64.
 
-    places: of the store's rows in `data`. An encoder sees what it saw for its features: of photographs a crop.
+    places: of the store's rows in `data`. An encoder sees what it saw for its features: a photograph's crop.
     """
 
     def trace(rows: Sequence[int]) -> Trace:
         pixels = [encoder.preprocess(data.image(places[row])) for row in rows]
         return trace_image(encoder, torch.stack(pixels))
 
-    # Behind the last attention only the CLS token is read; without the others the same maps take half the time.
+    # Behind the last attention only the CLS token is read; without the rest the same maps take half the time.
     hook = _last_norm(encoder).register_forward_pre_hook(lambda _, inputs: inputs[0][:, :1])
     try:
         maps = _relevance(trace, _patch_relevance, requests)

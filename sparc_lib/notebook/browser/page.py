@@ -39,7 +39,7 @@ SIDE, QUALITY = 128, 55  # pixels of a thumbnail (fewer where the image has fewe
 
 @dataclass
 class Part:
-    """A setting under a coding. scenes: of the latents shown, {latent: {stream: store rows, strongest first}}."""
+    """A setting under a coding. scenes, of what is shown: {latent: {stream: store rows, strongest first}}."""
 
     setting: Setting
     coding: str
@@ -64,8 +64,8 @@ class Sources(NamedTuple):
 def build(profile: Profile) -> Path:
     """Write `results/<profile>/browser/index.html` and return its path.
 
-    Features and models are those of the notebooks (first seed), built on first use. The page loads nothing: it
-    opens from a disk, offline. Where more latents are alive than fit, half of those shown are the ones whose
+    Features and models are the notebooks' (first seed), built on first use. The page loads nothing: it opens
+    from a disk, offline. Where more latents are alive than fit, half of those shown are the ones whose
     streams agree best, and half are spread evenly over the others.
     """
     train_store = runs.features(profile, "train")
@@ -96,7 +96,7 @@ def _read(profile: Profile, train_store: FeatureStore, store: FeatureStore) -> l
 
 
 def _choose(parts: Sequence[Part], sources: Sources) -> dict[str, str]:
-    """Choose latents and their scenes, half as many until they fit; returns {image id: thumbnail} in order."""
+    """Choose latents and their scenes, half as many until they fit; returns {image id: thumbnail}."""
     store, pictures, most = sources.store, {}, MOST_LATENTS
     while True:
         for part in parts:
