@@ -21,7 +21,7 @@ from sparc_lib.attribution.relevance import explain, word_relevance, words_of
 from sparc_lib.concepts import NO_NAME
 from sparc_lib.evaluation import encode_store
 from sparc_lib.notebook.browser import build, maps, page
-from sparc_lib.notebook.browser.latents import LEAST, Reading, names_of
+from sparc_lib.notebook.browser.latents import LEAST, Reading, Vocabulary, names_of
 from sparc_lib.profiles import load_profile
 from sparc_lib.studies import runs
 
@@ -148,7 +148,7 @@ def test_a_stream_names_nothing_after_a_few_samples():
     labels = sp.csr_array(np.repeat(np.eye(2, dtype=bool), 10, axis=0))
     codes = np.zeros((20, 2), np.float32)
     codes[:LEAST, 0], codes[: LEAST - 1, 1] = 1, 1
-    names = names_of({"dino": sp.csr_matrix(codes)}, SimpleNamespace(labels=labels, classes=["Cat", "Dog"]))
+    names = names_of({"dino": sp.csr_matrix(codes)}, Vocabulary(["Cat", "Dog"], labels))
     assert names.named["dino"].tolist() == [0, NO_NAME]
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,9 +23,21 @@ BINS = 20  # of the histogram of activations
 NEIGHBOURS = 6
 
 
-def names_of(codes: Mapping[str, sp.csr_matrix], store: FeatureStore) -> ConceptNames:
-    """The one source of names: the classes of the store's samples, where a latent fires often enough."""
-    names = concept_names(codes, store.labels, store.classes)
+class Vocabulary(NamedTuple):
+    """What latents are named after: terms, and which is true of which sample, bool CSR [n, n_terms]."""
+
+    terms: list[str]
+    labels: sp.csr_array
+
+
+def vocabulary(store: FeatureStore) -> Vocabulary:
+    """The one source of names: the classes of the store's samples."""
+    return Vocabulary(store.classes, store.labels)
+
+
+def names_of(codes: Mapping[str, sp.csr_matrix], words: Vocabulary) -> ConceptNames:
+    """Names by `concept_names`, where a latent fires often enough."""
+    names = concept_names(codes, words.labels, words.terms)
     for stream, support in names.support.items():
         names.named[stream][support < LEAST] = NO_NAME
     return names
@@ -71,9 +84,9 @@ class Reading:
         return {stream: strongest(column, image_ids, SCENES) for stream, column in columns.items()}
 
 
-def read_latents(codes: Mapping[str, sp.csr_matrix], store: FeatureStore) -> Reading:
-    """Name and measure the latents of a store's codes {stream: CSR [n, L]}."""
-    names = names_of(codes, store)
+def read_latents(codes: Mapping[str, sp.csr_matrix], words: Vocabulary) -> Reading:
+    """Name and measure the latents of codes {stream: CSR [n, L]} of the vocabulary's samples."""
+    names = names_of(codes, words)
     title, agree, firm = _titles(names)
     columns = {stream: sp.csc_array(matrix) for stream, matrix in codes.items()}
     fires = {stream: np.diff(matrix.indptr) for stream, matrix in columns.items()}
@@ -82,7 +95,7 @@ def read_latents(codes: Mapping[str, sp.csr_matrix], store: FeatureStore) -> Rea
     anywhere = np.asarray((streams_firing > 0).sum(0)).ravel()
     order = np.argsort(-(agree + firm), kind="stable")
     often = np.max(list(fires.values()), axis=0) >= LEAST
-    jaccard = jaccard_per_latent(label_counts(codes, store.labels))
+    jaccard = jaccard_per_latent(label_counts(codes, words.labels))
     overlap = everywhere / np.maximum(anywhere, 1)
     return Reading(columns, names, fires, title, agree, jaccard, overlap, order[often[order]])
 

@@ -25,7 +25,17 @@ from ...profiles import Profile, Setting
 from ...store.reader import FeatureStore
 from ...studies import runs
 from ..style import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES
-from .latents import LEAST, SCENES, Reading, described, documents, neighbours, read_latents
+from .latents import (
+    LEAST,
+    SCENES,
+    Reading,
+    Vocabulary,
+    described,
+    documents,
+    neighbours,
+    read_latents,
+    vocabulary,
+)
 from .maps import Requests, caption_pieces, patch_maps, word_maps
 
 log = logging.getLogger(__name__)
@@ -56,6 +66,7 @@ class Sources(NamedTuple):
     """Where scenes come from. places: of the store's rows in the data set. towers: encoders by stream."""
 
     store: FeatureStore
+    words: Vocabulary
     data: PairedDataset
     places: list[int]
     towers: dict[str, DinoEncoder | ClipEncoder]
@@ -74,8 +85,8 @@ def build(profile: Profile) -> Path:
     dino, clip = runs.encoders(profile, device=runs.best_device())
     place = {identity: number for number, identity in enumerate(data.ids)}
     towers = {"dino": dino, "clip_img": clip, "clip_txt": clip}
-    sources = Sources(store, data, [place[identity] for identity in store.ids], towers)
-    parts = _read(profile, train_store, store)
+    sources = Sources(store, vocabulary(store), data, [place[identity] for identity in store.ids], towers)
+    parts = _read(profile, train_store, sources)
     pictures = _choose(parts, sources)
     rows = _rows(parts)
     blocks: dict[str, object] = {"meta": _meta(profile, parts, sources), "pictures": list(pictures.values())}
@@ -84,13 +95,13 @@ def build(profile: Profile) -> Path:
     return _write(profile, blocks)
 
 
-def _read(profile: Profile, train_store: FeatureStore, store: FeatureStore) -> list[Part]:
+def _read(profile: Profile, train_store: FeatureStore, sources: Sources) -> list[Part]:
     parts = []
     for setting in profile.settings:
         model = runs.trained(profile, setting, profile.seeds[0], train_store).model.requires_grad_(False)
         # under the local gate both codings are the same
         for coding in ("independent", "joint") if setting.gate == "global" else ("independent",):
-            reading = read_latents(encode_store(model, store, coding), store)
+            reading = read_latents(encode_store(model, sources.store, coding), sources.words)
             parts.append(Part(setting, coding, model, reading))
     return parts
 
@@ -137,7 +148,7 @@ def _pairs(rows: Sequence[int], images: Sequence[str], sources: Sources) -> list
     pairs = []
     for row in rows:
         caption = "\t".join(caption_pieces(clip, store.captions[row]))
-        pairs.append([number[store.image_ids[row]], store.labels[[row]].indices.tolist(), caption])
+        pairs.append([number[store.image_ids[row]], sources.words.labels[[row]].indices.tolist(), caption])
     return pairs
 
 
@@ -181,7 +192,7 @@ def _explain(parts: Sequence[Part], sources: Sources) -> dict[tuple[str, str, in
 
 def _meta(profile: Profile, parts: Sequence[Part], sources: Sources) -> dict:
     """What the page says before a latent is chosen."""
-    store, sizes = sources.store, profile.encoders.dino
+    words, sizes = sources.words, profile.encoders.dino
     streams, settings = [], {}
     for stream, tower in sources.towers.items():
         facts = {"key": stream, "name": STREAM_NAMES[stream], "colour": STREAM_COLOURS[stream]}
@@ -196,12 +207,12 @@ def _meta(profile: Profile, parts: Sequence[Part], sources: Sources) -> dict:
     return {
         "profile": profile.name,
         "drawn": profile.data.kind == "miniworld",
-        "samples": len(store),
+        "samples": len(sources.store),
         "seed": profile.seeds[0],
         "least": LEAST,
         "scenes": SCENES,
-        "terms": store.classes,
-        "base": [round(100 * float(share), 1) for share in np.asarray(store.labels.mean(0)).ravel()],
+        "terms": words.terms,
+        "base": [round(100 * float(share), 1) for share in np.asarray(words.labels.mean(0)).ravel()],
         "streams": streams,
         "settings": list(settings.values()),
     }
