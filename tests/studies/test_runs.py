@@ -86,8 +86,9 @@ def test_streamed_and_resident_features_train_the_same_model(profile, store, tmp
     """What does not fit is read from the memory-mapped store: slower, and bit for bit the same."""
     setting = profile.settings[0]
     resident = workflow.fit(profile, setting, 0, store, tmp_path / "a.pt", progress=False).model
-    monkeypatch.setattr(workflow, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(FeatureStore, "resident", lambda *_: pytest.fail("there is no room"))
+    monkeypatch.setattr("sparc_lib.store.reader.free_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError):
+        store.resident()
     streamed = workflow.fit(profile, setting, 0, store, tmp_path / "b.pt", progress=False).model
     for name, value in streamed.state_dict().items():
         assert torch.equal(value, resident.state_dict()[name]), name
