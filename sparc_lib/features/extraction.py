@@ -193,30 +193,32 @@ def _encode(task: Extraction, missing: Sequence[Block]) -> Iterator[tuple[Block,
     images = [
         block.images[start : start + size] for block in missing for start in range(0, len(block.images), size)
     ]
-    arriving = load_ahead(Batches(task.dataset, task.dino, task.clip, size, images), task.workers)
+    dino, clip = task.dino, task.clip
+    batches = Batches(task.dataset, dino.preprocess, clip.preprocess, clip.tokenizer, size, images)
+    arriving = load_ahead(batches, task.workers, pinned=dino.device.type == "cuda")
     for block in missing:
         readable: list[Sequence[int]] = []
         skipped: dict[int, str] = {}
-        dino, clip_img, tokens, clip_txt = [], [], [], []
+        dino_parts, clip_parts, text_parts, tokens = [], [], [], []
         for _ in range(0, len(block.images), size):
             batch = next(arriving)
             n = len(batch.readable)
             readable += batch.readable
             skipped |= batch.skipped
-            tokens += batch.tokens
             if n:
-                dino.append(task.dino.image_features(batch.dino)[:n])
-                clip_img.append(task.clip.image_features(batch.clip)[:n])
+                tokens.append(batch.tokens)
+                dino_parts.append(dino.image_features(batch.dino)[:n])
+                clip_parts.append(clip.image_features(batch.clip)[:n])
         if tokens:
             for part in torch.cat(tokens).split(size):
-                clip_txt.append(task.clip.token_features(filled(part, size))[: len(part)])
+                text_parts.append(clip.token_features(filled(part, size))[: len(part)])
         rows = [row for image in readable for row in image]
         of_image = [place for place, image in enumerate(readable) for _ in image]
         firsts = [image[0] for image in readable]
         features = {
-            "dino": _on_host(task, "dino", dino, firsts)[of_image],
-            "clip_img": _on_host(task, "clip_img", clip_img, firsts)[of_image],
-            "clip_txt": _on_host(task, "clip_txt", clip_txt, rows),
+            "dino": _on_host(task, "dino", dino_parts, firsts)[of_image],
+            "clip_img": _on_host(task, "clip_img", clip_parts, firsts)[of_image],
+            "clip_txt": _on_host(task, "clip_txt", text_parts, rows),
         }
         yield block, BlockFeatures(np.array(rows, np.int64), features, skipped)
 

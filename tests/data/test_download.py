@@ -143,7 +143,7 @@ PAGE = b"<html><body>No such picture</body></html>"
 
 
 def test_a_page_in_place_of_an_image_is_no_photograph(web, tmp_path):
-    """Answered with status 200: by its content type, by its content, or cut in the middle by the server's own fault."""
+    """Answered with status 200: known by its content type, by its content, or by where it ends."""
     web.altered["/train/03.jpg"], web.types["/train/03.jpg"] = PAGE, "text/html; charset=utf-8"
     web.altered["/train/04.jpg"] = PAGE
     web.altered["/train/05.jpg"] = (web.root / "train/05.jpg").read_bytes()[:300]
