@@ -23,13 +23,12 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..data.instances import instance_masks, knows_masks, outlined
+from ..data.instances import outlined
 from ..data.knowledge import NO_MASKS
 from ..data.pairs import PairedDataset
 
 IOU = 0.2  # of the published mAP
 BINS = 512  # roundings apart that heat must be for Otsu's 256-bin histogram
-MIN_PIXELS = 40  # of a drawn object: fewer visible ones are nothing to point at
 
 
 class Region(NamedTuple):
@@ -110,13 +109,12 @@ def annotated_images(
     for row, identity in enumerate(data.image_ids):
         if readable is None or identity in readable:
             row_of.setdefault(identity, row)
-    ids = list(row_of)[:n_images]
-    regions = []
+    ids, regions = list(row_of)[:n_images], []
     for number, identity in enumerate(ids):
         row = row_of[identity]
         instances: dict[int, list[dict]] = {}
-        if knows_masks(data):
-            for one in instance_masks(data, row):
+        if data.knows_masks:
+            for one in data.masks(row):
                 if not one.crowd and one.mask.sum() >= max(min_pixels, 1):
                     instances.setdefault(one.column, []).append(_encode(one.mask))
         else:

@@ -1,12 +1,15 @@
-"""The steps the notebooks share: a profile's data, features and trained models, each built once and then reused."""
+"""What the notebooks share: a profile's data, features and trained models, each built once."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,22 +22,21 @@ from .. import paths
 from ..data import catalogue as data_sets
 from ..data.pairs import PairedDataset
 from ..features.encoders import ClipEncoder, DinoEncoder, demand_input_sizes
-from ..features.extraction import extract
-from ..features.shards import extract_shard, merge, place
+from ..features.extraction import Extraction, encode_blocks, extract, keep_blocks
 from ..model import SPARC
 from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, TrainResult, train
 from .parallel import each
-from .planning import make_plan
 from .sources import code_of
-from .stages import is_finished, lock, stage
+from .stages import is_finished, stage
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0  # seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
-WORTH_TELLING = 600  # seconds of training from which on the plan is told before it starts
+LONG = 600  # seconds of training from which on an estimate is logged
+WARM_UP, TIMED = 3, 10  # steps before those that are timed, and how many are
 
 
 def best_device() -> str:
@@ -46,24 +48,32 @@ def best_device() -> str:
 def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
     """The image-caption pairs of a split. Raises DataError when its images are missing.
 
-    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference elsewhere.
+    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference
+    elsewhere.
     """
     return data_sets.load_whole(profile, split, single_captions)
 
 
 def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
-    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label names."""
+    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label
+    names."""
     return data_sets.concepts(profile, classes)
 
 
 def loaders(profile: Profile) -> int:
-    """Processes that read and resize photographs while the encoders work; drawing a scene is too fast to hand over."""
-    return 0 if profile.data.kind == "miniworld" else min(16, (os.cpu_count() or 2) - 1)
+    """Processes that read and resize images while the encoders work; none for scenes on a CPU, where every core
+    encodes and drawing is fast. Processes that torchrun started share the cores of their machine.
+    """
+    if profile.data.kind == "miniworld" and not torch.cuda.is_available():
+        return 0
+    share = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, share - 1)
 
 
 def control(profile: Profile) -> Profile:
-    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says so, all
-    else equal, and as many training steps, so that only the encoders differ. `features` and `trained` apply it."""
+    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says
+    so, all else equal, and as many training steps, so that only the encoders differ. `features` and `trained`
+    apply it."""
     full, fewer = profile.data.train, profile.data.control_train
     if fewer is None:
         return profile
@@ -81,19 +91,15 @@ def is_control(store: FeatureStore) -> bool:
 
 
 def encoders(
-    profile: Profile, random_weights: int | None = None, device: str = "cpu", offline: bool = False
+    profile: Profile, random_weights: int | None = None, device: str = "cpu"
 ) -> tuple[DinoEncoder, ClipEncoder]:
     """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never trained."""
-    dino, clip = profile.encoders.dino, profile.encoders.clip
-    common = dict(
-        offline=offline, random_weights=random_weights, device=device, precision=profile.encoders.precision
-    )
-    found = (
-        DinoEncoder(dino.location, revision=dino.revision, **common),
-        ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common),
-    )
-    demand_input_sizes(*found, (dino.resize, dino.image_size), clip.image_size)
-    return found
+    spec = profile.encoders
+    common = dict(random_weights=random_weights, device=device, precision=spec.precision)
+    dino = DinoEncoder(spec.dino.location, revision=spec.dino.revision, **common)
+    clip = ClipEncoder(spec.clip.location, spec.clip.pretrained, revision=spec.clip.revision, **common)
+    demand_input_sizes(dino, clip, (spec.dino.resize, spec.dino.image_size), spec.clip.image_size)
+    return dino, clip
 
 
 def features(
@@ -103,35 +109,40 @@ def features(
     progress: bool = True,
     single_captions: bool = False,
 ) -> FeatureStore:
-    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`."""
-    profile = profile if random_weights is None else control(profile)
+    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`.
+
+    Images that could not be read then and can be now are taken up: their blocks are computed anew.
+    """
+    if random_weights is not None:
+        profile = control(profile)
     dino, clip = encoders(profile, random_weights, best_device())
+    inputs = _feature_inputs(profile, split, dino, clip, single_captions)
+
+    def task() -> Extraction:
+        data, workers = dataset(profile, split, single_captions), loaders(profile)
+        return Extraction(data, dino, clip, profile.encoders.batch_size, workers, progress)
 
     def build(partial: Path) -> None:
-        data, store = dataset(profile, split, single_captions), partial / "store"
-        shards, world = place(shards_root(), data, dino, clip), processes(profile, data)
-        if shards.exists() and not store.exists():  # several processes have been at work (distributed.py)
-            merge(data, dino, clip, shards, store)
-        elif world > 1 and not store.exists():
-            parts = partial / f"parts-of-{world}"
-            tasks = [(profile, split, random_weights, parts, rank, world, progress) for rank in range(world)]
-            each(_extract_part, tasks, f"features of {split}", world, progress=False)
-            merge(data, dino, clip, parts, store)
-            shutil.rmtree(parts)
-        extract(
-            data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress
-        )
-        shutil.rmtree(shards, ignore_errors=True)
+        world = processes(profile, dataset(profile, split, single_captions))
+        if world > 1:
+            shares = [(profile, split, random_weights, Share(rank, world), progress) for rank in range(world)]
+            each(encode_share, shares, f"features of {split}", world, progress=False)
+        extract(task(), partial / "store", _blocks_folder(split, inputs))
 
-    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip, single_captions), build)
-    return FeatureStore.open(
-        folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint}
-    )
+    expected = {"dino": dino.fingerprint, "clip_img": clip.fingerprint}
+    folder = stage(f"features-{split}", inputs, build)
+    store = FeatureStore.open(folder / "store", expected)
+    if store.manifest.skipped and keep_blocks(task(), store, _blocks_folder(split, inputs)):
+        shutil.rmtree(folder)
+        folder = stage(f"features-{split}", inputs, build)
+        store = FeatureStore.open(folder / "store", expected)
+    return store
 
 
 def processes(profile: Profile, data: PairedDataset) -> int:
     """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU gain
-    little from several threads; one alone for photographs, which have loading processes of their own, and on a GPU."""
+    little from several threads; one alone for photographs, which have loading processes of their own, and on a GPU.
+    """
     alone = (
         profile.data.kind != "miniworld"
         or torch.cuda.is_available()
@@ -140,38 +151,33 @@ def processes(profile: Profile, data: PairedDataset) -> int:
     return 1 if alone else min(cpu_count(), 8)
 
 
-def _extract_part(
-    profile: Profile,
-    split: str,
-    random_weights: int | None,
-    folder: Path,
-    rank: int,
-    world: int,
-    progress: bool,
+class Share(NamedTuple):
+    """Every `world`-th block from number `rank` on."""
+
+    rank: int
+    world: int
+
+
+def encode_share(
+    profile: Profile, split: str, random_weights: int | None, share: Share, progress: bool = True
 ) -> None:
-    dino, clip = encoders(profile, random_weights)
-    folder.mkdir(exist_ok=True)
-    with lock(folder / f"{rank:04d}"):  # one that outlived its killed parent may still be at work
-        extract_shard(
-            dataset(profile, split),
-            dino,
-            clip,
-            folder,
-            rank,
-            world,
-            batch_size=profile.encoders.batch_size,
-            progress=progress and rank == 0,
-        )
+    """One process's part of `features`: blocks of the profile's split, left where `features` looks for them."""
+    if random_weights is not None:
+        profile = control(profile)
+    dino, clip = encoders(profile, random_weights, best_device())
+    inputs = _feature_inputs(profile, split, dino, clip)
+    if is_finished(f"features-{split}", inputs):
+        return
+    shown = progress and share.rank == 0
+    batch_size, workers = profile.encoders.batch_size, loaders(profile)
+    task = Extraction(dataset(profile, split), dino, clip, batch_size, workers, shown)
+    encode_blocks(task, _blocks_folder(split, inputs), share.rank, share.world)
 
 
-def has_features(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> bool:
-    """Whether the features of a split under these encoders are there already."""
-    return is_finished(f"features-{split}", _feature_inputs(profile, split, dino, clip))
-
-
-def shards_root() -> Path:
-    """Where processes that extract together leave their shards until they are merged."""
-    return paths.data_root() / "shards"
+def _blocks_folder(split: str, inputs: dict) -> Path:
+    """Where all processes that extract together leave their blocks until the store is whole."""
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return paths.data_root() / "blocks" / f"{split}-{digest}"
 
 
 def _feature_inputs(
@@ -180,11 +186,12 @@ def _feature_inputs(
     return data_sets.inputs(profile, split, single_captions) | {
         "dino": dino.fingerprint,
         "clip": clip.fingerprint,
+        "batch_size": profile.encoders.batch_size,
         "code": code_of("features"),
     }
 
 
-class Run(NamedTuple):
+class TrainedRun(NamedTuple):
     """A SPARC with how it came about: ``history`` is tidy (step, epoch, term, source, target, value)."""
 
     model: SPARC
@@ -205,33 +212,35 @@ def untrained(profile: Profile, setting: Setting, seed: int, store: FeatureStore
     )
 
 
-def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True) -> Run:
+def trained(
+    profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True
+) -> TrainedRun:
     """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill."""
 
     def build(partial: Path) -> None:
         result = fit(profile, setting, seed, store, partial / "checkpoint.pt", progress)
-        torch.save(result.model.cpu().state_dict(), partial / "model.pt.partial")
-        (partial / "model.pt.partial").rename(partial / "model.pt")
+        torch.save(result.model.cpu().state_dict(), partial / "model.pt")
         result.history.to_csv(partial / "history.csv", index=False)
         (partial / "checkpoint.pt").unlink()
 
+    folder = stage("sparc", run_inputs(profile, setting, seed, store), build)
     model = untrained(profile, setting, seed, store)
-    folder = stage("sparc", _run_inputs(profile, setting, seed, store), build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
-    return Run(model.eval(), pd.read_csv(folder / "history.csv"))
+    return TrainedRun(model.eval(), pd.read_csv(folder / "history.csv"))
 
 
 def trained_all(
-    profile: Profile, store: FeatureStore, seeds: Sequence[int] | None = None, progress: bool = True
-) -> dict[tuple[str, int], Run]:
+    profile: Profile, store: FeatureStore, seeds: Sequence[int] | None = None
+) -> dict[tuple[str, int], TrainedRun]:
     """{(setting, seed): run} of every headline setting of the profile and its seeds, trained side by side."""
-    jobs = [
-        (setting, seed)
-        for setting in profile.settings
-        for seed in (profile.seeds if seeds is None else seeds)
+    runs = [(setting, seed) for setting in profile.settings for seed in seeds or profile.seeds]
+    missing = [
+        (profile, setting, seed, store.directory)
+        for setting, seed in runs
+        if not has_trained(profile, setting, seed, store)
     ]
-    each(_train_one, [(profile, *job, store.directory) for job in jobs], "training", progress=progress)
-    return {(setting.name, seed): trained(profile, setting, seed, store) for setting, seed in jobs}
+    each(_train_one, missing, "training")
+    return {(setting.name, seed): trained(profile, setting, seed, store) for setting, seed in runs}
 
 
 def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> None:
@@ -240,7 +249,7 @@ def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> No
 
 def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> bool:
     """Whether `trained` would find this run finished."""
-    return is_finished("sparc", _run_inputs(profile, setting, seed, store))
+    return is_finished("sparc", run_inputs(profile, setting, seed, store))
 
 
 def fit(
@@ -251,13 +260,44 @@ def fit(
     checkpoint: Path,
     progress: bool = True,
 ) -> TrainResult:
-    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed."""
+    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed.
+
+    Both ways give the same model bit for bit. A training that will be long says so once, after a few steps.
+    """
     config, device = train_config(profile, setting.cross_weight, seed, store), best_device()
-    model = untrained(profile, setting, seed, store).to(device)
-    plan = make_plan(model, store, config, device)
-    if plan.seconds > WORTH_TELLING:
-        log.warning("%s, seed %d: %s", setting.name, seed, plan.describe())
-    return train(model, store.resident(device) if plan.resident else store, config, checkpoint, progress)
+    label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
+    try:
+        feed = Announced(store.resident(device), config, label)
+        return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        log.warning("%s: features are streamed from %s (%s)", label, store.directory, error)
+    feed = Announced(store, config, label)
+    return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
+
+
+class Announced:
+    """A store whose batches say once how long the training will take, if that is long."""
+
+    def __init__(self, store: FeatureStore, config: TrainConfig, label: str):
+        self.store, self.digest, self.label = store, store.digest, label
+        self.n_steps = config.epochs * -(-len(store) // config.batch_size)
+        self.served = 0
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def batches(self, *args, **options) -> Iterator[dict[str, torch.Tensor]]:
+        """As `FeatureStore.batches`."""
+        for batch in self.store.batches(*args, **options):
+            if self.served == WARM_UP:
+                self.started = time.perf_counter()
+            if self.served == WARM_UP + TIMED:
+                seconds = (time.perf_counter() - self.started) / TIMED
+                if seconds * self.n_steps > LONG:
+                    told = (self.label, self.n_steps, 1000 * seconds, seconds * self.n_steps / 3600)
+                    log.warning("%s: %d steps of %.1f ms, about %.1f h", *told)
+            self.served += 1
+            yield batch
 
 
 def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:
@@ -266,10 +306,17 @@ def train_config(profile: Profile, cross_weight: float, seed: int, store: Featur
     return TrainConfig.from_spec(spec, cross_weight=cross_weight, seed=seed)
 
 
-def _run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+    """What decides a trained model, as inputs of a stage; the setting's name is not among it."""
+    spec = profile.sparc
     return {
         "store": store.digest,
-        "model": untrained(profile, setting, seed, store).config,
+        "dims": store.dims,
+        "n_latents": spec.n_latents,
+        "k": spec.k,
+        "k_aux": spec.k_aux,
+        "dead_after": spec.dead_after,
+        "gate": setting.gate,
         "training": train_config(profile, setting.cross_weight, seed, store),
         "init": seed,
         "code": code_of("training", "store"),

@@ -6,7 +6,6 @@ import standins
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sparc_lib.attribution.segmentation import (
-    MIN_PIXELS,
     AnnotatedImages,
     Region,
     _encode,
@@ -20,17 +19,16 @@ from sparc_lib.attribution.segmentation import (
     region_scores,
 )
 from sparc_lib.data import coco, open_images
-from sparc_lib.data.instances import instance_masks
-from sparc_lib.data.photographs import InstanceMask
+from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.data.pairs import InstanceMask
 from sparc_lib.miniworld.names import display_names
-from sparc_lib.miniworld.scenes import MiniWorldDataset
 
 GRID = (12, 12)
 
 
 @pytest.fixture(scope="module")
 def world():
-    return annotated_images(MiniWorldDataset("test", 40), 30, min_pixels=MIN_PIXELS)
+    return annotated_images(DrawnDataset("test", 40), 30, min_pixels=40)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +44,10 @@ def blow_up(maps, side=96):
 
 
 def test_regions_are_the_scenes_objects(world):
-    data = MiniWorldDataset("test", 40)
+    data = DrawnDataset("test", 40)
     assert world.ids == [f"test/{i:06d}" for i in range(30)] and len(world.regions) >= 30
     for region in world.regions[:10]:
-        scene = data.scenes[region.image]
+        scene = data.facts(data.image_ids.index(world.ids[region.image])).scene
         present = {display_names()[f"/w/{thing.name}"] for thing in scene.objects}
         assert data.classes[region.concept] in present and 40 <= region.mask().sum() < 96 * 96
         assert np.array_equal(np.asarray(world.image(region.image)), scene.image())
@@ -177,14 +175,14 @@ def test_coco_fills_the_same_interface(photographs):
     found = annotated_images(data, 6, set(data.image_ids[1:]))  # the first one cannot be read
     assert found.ids == data.image_ids[1:7] and found.classes == data.classes and not found.lacks
     for region in found.regions:
-        row, masks = region.image + 1, instance_masks(data, region.image + 1)
+        row, masks = region.image + 1, data.masks(region.image + 1)
         own = [one.mask for one in masks if one.column == region.concept and not one.crowd]
         assert len(own) == len(region.instances) and np.array_equal(region.mask(), np.logical_or.reduce(own))
         assert found.image(region.image).mode == "RGB" and region.size == data.image(row).size[::-1]
     last = data.image_ids[-1]  # its crowd is no object to point at
-    assert any(one.crowd for one in instance_masks(data, len(data) - 1))
+    assert any(one.crowd for one in data.masks(len(data) - 1))
     assert {r.concept for r in annotated_images(data, 99).regions if r.image == len(data) - 1} == {
-        one.column for one in instance_masks(data, len(data) - 1) if not one.crowd
+        one.column for one in data.masks(len(data) - 1) if not one.crowd
     } and last == annotated_images(data, 99).ids[-1]
     cover = found.cover((2, 4))
     masks, scores = otsu_masks(cover, found)

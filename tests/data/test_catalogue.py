@@ -1,4 +1,6 @@
-"""From a folder of photographs to features, models and taxonomies through the same calls as the miniature world."""
+"""From a folder of photographs to features, models and taxonomies as in the miniature world."""
+
+# ruff: noqa: F811 (fixtures are imported, and are arguments of tests)
 
 import dataclasses
 import shutil
@@ -9,7 +11,7 @@ import pytest
 import standins
 import torch
 from PIL import Image
-from small_profiles import PROCESSOR
+from small_profiles import PROCESSOR, encoder_dirs, shrunk  # noqa: F401 (fixtures)
 from test_encoders import MEAN, STD, write_dino
 from test_run_all import run_all
 
@@ -88,6 +90,18 @@ def test_limits_of_a_profile(shrunk):
     )
     assert len(data_sets.load(part, "test")) == 5 and len(data_sets.load(part, "val")) == 5
     assert data_sets.load(part, "test").ids != data_sets.load(other, "test").ids
+    assert data_sets.inputs(part, "test") != data_sets.inputs(profile, "test")
+
+
+def test_max_samples_holds_for_the_miniature_world_too():
+    profile = load_profile("smoke")
+    part = dataclasses.replace(profile, data=dataclasses.replace(profile.data, max_samples=30))
+    whole, few = data_sets.load(profile, "test"), data_sets.load(part, "test")
+    assert len(few) == 30 and set(few.ids) < set(whole.ids)
+    for row, name in enumerate(few.ids):
+        same = whole.ids.index(name)
+        assert few.captions[row] == whole.captions[same] and few.facts(row) == whole.facts(same)
+        np.testing.assert_array_equal(few.labels[[row]].indices, whole.labels[[same]].indices)
     assert data_sets.inputs(part, "test") != data_sets.inputs(profile, "test")
 
 
@@ -170,7 +184,7 @@ def test_fetching_says_what_is_there_and_lists_what_is_not(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_notebook_finds_the_data_root(tmp_path, monkeypatch):
-    """`./run_all.sh --profile openimages --data-root DIR --offline` on an excerpt, with the shipped profile."""
+    """`./run_all.sh --profile openimages --data-root DIR --offline` on an excerpt, with our own profile."""
     standins.describe(tmp_path / "sets/open_images", standins.open_images(tmp_path / "sets/open_images"))
     (tmp_path / "notebooks").mkdir()
     book = nbformat.v4.new_notebook(
@@ -178,8 +192,8 @@ def test_a_notebook_finds_the_data_root(tmp_path, monkeypatch):
             nbformat.v4.new_code_cell(cell)
             for cell in (
                 'profile = "mini"',
-                "from sparc_lib import workflow, profiles",
-                "print(len(workflow.dataset(profiles.load_profile(profile), 'test')), 'pairs')",
+                "from sparc_lib import profiles; from sparc_lib.studies import runs",
+                "print(len(runs.dataset(profiles.load_profile(profile), 'test')), 'pairs')",
             )
         ]
     )

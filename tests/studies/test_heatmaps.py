@@ -1,4 +1,6 @@
-"""The heatmap benchmark on a handful of scenes: complete, comparable, repeatable; its rules say what they should."""
+"""The heatmap benchmark on a handful of scenes: complete, comparable, repeatable, with rules that hold."""
+
+import dataclasses
 
 import numpy as np
 import pandas as pd
@@ -34,10 +36,19 @@ from sparc_lib.attribution.methods import (
 from sparc_lib.attribution.relevance import encode_traces, heatmap, trace_pairs
 from sparc_lib.attribution.segmentation import annotated_images, pixel_ap
 from sparc_lib.attribution.words import hit_difference, word_scores
+from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
-from sparc_lib.miniworld.scenes import MiniWorldDataset
 from sparc_lib.paths import WEIGHTS
-from sparc_lib.studies.heatmaps import KEYS, SCORES, HeatmapReport, _score, paired_difference, verdicts
+from sparc_lib.profiles import load_profile
+from sparc_lib.studies.heatmaps import (
+    KEYS,
+    SCORES,
+    HeatmapReport,
+    heatmap_report,
+    paired_difference,
+    score,
+    verdicts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def data():
-    return annotated_images(MiniWorldDataset("test", 12), 12, min_pixels=40)
+    return annotated_images(DrawnDataset("test", 12), 12, min_pixels=40)
 
 
 def a_guide(pair, data, gate, seed, setting):
@@ -72,7 +83,7 @@ def maps(pair, data):
 
 @pytest.fixture(scope="module")
 def report(maps, data):
-    return _score(maps, data, progress=False)
+    return score(maps, data)
 
 
 def test_every_method_covers_every_region(maps, data):
@@ -128,7 +139,7 @@ def test_summary_is_the_mean_of_the_regions(report, data):
 def test_without_masks_only_emptiness_is_measured(maps, data):
     """Every method has its row, and no score in it."""
     bare = data._replace(regions=[region._replace(instances=()) for region in data.regions])
-    found = _score(maps, bare, progress=False)
+    found = score(maps, bare)
     numbers = found.summary.drop(columns=KEYS)
     assert numbers.drop(columns="not_empty").isna().all(axis=None) and numbers.not_empty.between(0, 1).all()
     assert len(found.regions) == len(found.summary) * len(data.regions) and len(found.pairs)
@@ -273,5 +284,12 @@ def test_empty_methods_are_told_apart(data):
         Method("SPARC", SUM): np.zeros((len(data.regions), 12, 12), np.float32),
         Method("control", WHOLE): np.ones((len(data.regions), 12, 12), np.float32),
     }
-    summary = _score(empty, data, progress=False).summary
+    summary = score(empty, data).summary
     assert summary.not_empty.tolist() == [0, 1] and summary.iou[0] == summary.iou[1]
+
+
+def test_a_profile_without_cross_reconstruction_is_refused():
+    smoke = load_profile("smoke")
+    apart = [setting for setting in smoke.settings if setting.cross_weight == 0]
+    with pytest.raises(ValueError, match="profile smoke: no setting has cross_weight above 0"):
+        heatmap_report(dataclasses.replace(smoke, settings=tuple(apart)))
