@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written aside, made durable, renamed; with one lock and one word for a full disk."""
+"""Files that are whole or not there: written aside, made durable, renamed; with one lock and one word for
+a full disk."""
 
 import errno
 import hashlib
@@ -49,7 +50,8 @@ def _sync(path: Path, flags: int) -> None:
 def aside(path: Path) -> Iterator[Path]:
     """Yield `<path>.partial` to write to; on success it is made durable and renamed to `path`, else removed.
 
-    The folder is made if missing. Raises DiskFullError when the disk is full; whatever the block raises passes.
+    The folder is made if missing. Raises DiskFullError when the disk is full; whatever the block raises
+    passes.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -78,8 +80,8 @@ def disk_full_explained(path: Path) -> Iterator[None]:
             raise
         raise DiskFullError(
             errno.ENOSPC,
-            f"{path}: the disk is full. Free space there, or point $SPARC_DATA (heavy artefacts) or $SPARC_OUTPUT "
-            "(figures and results) elsewhere, then run again: finished parts are kept",
+            f"{path}: the disk is full. Free space there, or point $SPARC_DATA (heavy artefacts) or "
+            "$SPARC_OUTPUT (figures and results) elsewhere, then run again: finished parts are kept",
         ) from error
 
 

@@ -285,13 +285,11 @@ def _listed(task: Extraction, skipped: dict[int, str]) -> list[Skipped]:
     """
     if not skipped:
         return []
-    listed = [
-        Skipped(
-            task.samples.image_ids[rows[0]], tuple(task.samples.ids[row] for row in rows), skipped[rows[0]]
-        )
-        for rows in task.images
-        if rows[0] in skipped
-    ]
+    listed = []
+    for rows in task.images:
+        if rows[0] in skipped:
+            ids = tuple(task.samples.ids[row] for row in rows)
+            listed.append(Skipped(task.samples.image_ids[rows[0]], ids, skipped[rows[0]]))
     if len(listed) > TOLERATED * len(task.images):
         raise StoreError(
             f"{task.name}: {len(listed)} of {len(task.images)} images cannot be read, the first is "

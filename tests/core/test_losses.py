@@ -50,7 +50,10 @@ def dense_loss(model, x, cross_weight, aux_weight):
             + model.pre_bias[s]
         )
         auxk[s] = nmse(aux, x[s] - rebuilt[s, s].detach() + model.pre_bias[s].detach())
-    mean = lambda terms: sum(terms.values()) / max(1, len(terms))
+
+    def mean(terms):
+        return sum(terms.values()) / max(1, len(terms))
+
     return mean(own) + cross_weight * mean(cross) + aux_weight * mean(auxk), own, cross, auxk
 
 

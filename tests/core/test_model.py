@@ -181,7 +181,8 @@ def test_bad_arguments():
 
 
 def published(model):
-    """A state dict as the authors' checkpoints have it: nn.Linear weights, flat names; streams not in our order."""
+    """A state dict as the authors' checkpoints have it: nn.Linear weights, flat names; streams not in our
+    order."""
     state = {}
     for s in sorted(DIMS):
         state |= {

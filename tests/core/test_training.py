@@ -140,7 +140,8 @@ def test_runs_differ_by_seed_only():
 
 @pytest.mark.parametrize("gate", ["global", "local"])
 def test_bfloat16_trains_float32_weights(gate, tmp_path):
-    """One step is that of float32 but for rounding and near-ties; a run learns as much, and resumes exactly."""
+    """One step is that of float32 but for rounding and near-ties; a run learns as much, and resumes
+    exactly."""
     data, half = sample(), TrainConfig(**{**CONFIG.__dict__, "precision": "bfloat16", "checkpoint_steps": 3})
     one, other = build(gate=gate), build(gate=gate)
     terms = [

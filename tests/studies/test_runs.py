@@ -11,7 +11,6 @@ import torch
 
 from sparc_lib import paths
 from sparc_lib.profiles import load_profile
-from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import runs as workflow
 
 
@@ -123,7 +122,7 @@ def test_a_long_training_says_so_once(profile, store, tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "a.pt", progress=False)
         assert not caplog.text  # seconds are not worth a word
-        monkeypatch.setattr(workflow, "LONG", 0)
+        monkeypatch.setattr("sparc_lib.studies.announced.LONG", 0)
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "b.pt", progress=False)
     assert caplog.text.count("30 steps of") == 1 and "about 0.0 h" in caplog.text
 
