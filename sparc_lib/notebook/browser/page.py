@@ -24,7 +24,7 @@ from ...model import SPARC
 from ...profiles import Profile, Setting
 from ...store.reader import FeatureStore
 from ...studies import runs
-from ..style import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES
+from ..style import setting_colour, setting_name, stream_colour, stream_name
 from .latents import (
     LEAST,
     SCENES,
@@ -195,13 +195,13 @@ def _meta(profile: Profile, parts: Sequence[Part], sources: Sources) -> dict:
     words, sizes = sources.words, profile.encoders.dino
     streams, settings = [], {}
     for stream, tower in sources.towers.items():
-        facts = {"key": stream, "name": STREAM_NAMES[stream], "colour": STREAM_COLOURS[stream]}
+        facts = {"key": stream, "name": stream_name(stream), "colour": stream_colour(stream)}
         facts["grid"] = [] if stream == "clip_txt" else list(tower.patch_grid)
         facts["crop"] = sizes.image_size / sizes.resize if stream == "dino" else 1
         streams.append(facts)
     for part in parts:
         name = part.setting.name
-        look = {"name": SETTING_NAMES.get(name, name), "colour": SETTING_COLOURS.get(name, CONTROL_COLOUR)}
+        look = {"name": setting_name(name), "colour": setting_colour(name)}
         settings.setdefault(name, {"key": name, "gate": part.setting.gate, "counts": {}} | look)
         settings[name]["counts"][part.coding] = part.reading.counts()
     return {
