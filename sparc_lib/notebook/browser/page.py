@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ... import paths
+from ...concepts import CaptionWords
 from ...data.pairs import PairedDataset
 from ...evaluation import encode_store
 from ...features.encoders import ClipEncoder, DinoEncoder
@@ -31,7 +32,6 @@ from .latents import (
     Reading,
     Vocabulary,
     described,
-    documents,
     neighbours,
     read_latents,
     vocabulary,
@@ -155,13 +155,13 @@ def _pairs(rows: Sequence[int], images: Sequence[str], sources: Sources) -> list
 def _latent_blocks(parts: Sequence[Part], rows: Sequence[int], sources: Sources) -> dict[str, list[dict]]:
     """{"setting.coding": latents with their facts, scenes and maps}."""
     store, maps = sources.store, _explain(parts, sources)
-    background = documents(store.captions)
+    captions = CaptionWords.of(store.captions)
     number = {row: place for place, row in enumerate(rows)}
     blocks = {}
     for part in parts:
         entries = []
         for (latent, by_stream), near in zip(part.scenes.items(), neighbours(part.reading, [*part.scenes])):
-            entry = described(part.reading, latent, store.captions, background) | {"b": near}
+            entry = described(part.reading, latent, captions) | {"b": near}
             for (stream, shown), facts in zip(by_stream.items(), entry["s"]):
                 values = part.reading.codes[stream][:, [latent]].tocsr()[shown].toarray().ravel()
                 facts["k"] = [number[row] for row in shown.tolist()]
