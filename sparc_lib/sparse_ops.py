@@ -1,13 +1,13 @@
 """Products with TopK codes that touch only the selected latents.
 
-A code row has k non-zeros among n_latents, so multiplying dense codes with a decoder does n_latents / k
-times (128 times in the paper) too much work, and its backward twice that. Here the codes are a CSR pattern
-with values; forward and backward are sparse-dense products, and gradients are written in one pass into a
-buffer that may be reused from step to step (fresh 30 MB buffers cost more in page faults than the arithmetic).
+A code row has k non-zeros among n_latents, so multiplying dense codes with a decoder does n_latents / k times
+(128 times in the paper) too much work, and its backward twice that. Here the codes are a CSR pattern with
+values; forward and backward are sparse-dense products, and gradients are written in one pass into a buffer
+that may be reused from step to step (fresh 30 MB buffers cost more in page faults than the arithmetic).
 
 Two kernels carry everything: `_weighted_row_sums` and `_row_dots`, both deterministic. On a CPU with MKL they
-are torch's CSR products, elsewhere `embedding_bag` and gathered products, called inside the autograd functions,
-so the missing backward of `embedding_bag` for bfloat16 on CUDA never matters.
+are torch's CSR products, elsewhere `embedding_bag` and gathered products, called inside the autograd
+functions, so the missing backward of `embedding_bag` for bfloat16 on CUDA never matters.
 """
 
 import warnings
@@ -29,7 +29,8 @@ with warnings.catch_warnings():  # torch says once per process that CSR tensors 
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Where the non-zeros of stacked codes are: CSR of shape [n_rows, n_latents], and its transpose on demand.
+    """Where the non-zeros of stacked codes are: CSR of shape [n_rows, n_latents], and its transpose on
+    demand.
 
     crow [n_rows + 1], col [nnz] (latents), row [nnz]: long.
     """
@@ -155,7 +156,8 @@ class _DecodeRows(torch.autograd.Function):
 def preactivations(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor) -> Tensor:
     """h = (x - p) Wᵀ + b, [batch, n_latents], without gradient: `gather_codes` supplies that.
 
-    The one dense product. Under autocast it is computed in half precision and returned in that of x, like all else.
+    The one dense product. Under autocast it is computed in half precision and returned in that of x, like all
+    else.
     """
     with torch.no_grad():
         return torch.addmm(bias, x - pre_bias, weight.T).to(x.dtype)
@@ -172,8 +174,8 @@ def gather_codes(
 ) -> Tensor:
     """Pre-activations [nnz] at `pattern` (rows = samples), differentiable in x, weight, bias and pre-bias.
 
-    x [batch, d], weight [n_latents, d], h [batch, n_latents] from `preactivations`. `grad_buffer`, shaped like
-    weight, is overwritten with its gradient in the backward pass.
+    x [batch, d], weight [n_latents, d], h [batch, n_latents] from `preactivations`. `grad_buffer`, shaped
+    like weight, is overwritten with its gradient in the backward pass.
     """
     return _GatherCodes.apply(x, weight, bias, pre_bias, h, pattern, grad_buffer)
 
@@ -188,8 +190,8 @@ def decode_rows(values: Tensor, table: Tensor, pattern: Pattern, grad_buffer: Te
 
 @torch.no_grad()
 def normalise_rows_(table: Tensor, grad: Tensor | None = None, rows_per_block: int = 256) -> None:
-    """In place: divide each row of `table` [n, d] by its L2 norm + 1e-8, then remove from the same row of `grad`
-    its component along it. Block by block on a CPU, so that each row is read from main memory once."""
+    """In place: divide each row of `table` [n, d] by its L2 norm + 1e-8, then remove from the same row of
+    `grad` its component along it. Block by block on a CPU, so that each row is read from main memory once."""
     block = rows_per_block if table.device.type == "cpu" else len(table)
     for begin in range(0, len(table), block):
         rows = table[begin : begin + block]
