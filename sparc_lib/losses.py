@@ -74,11 +74,11 @@ def auxk_indices(model: SPARC, gated: Gated, stream: str) -> Tensor | None:
     With fewer dead latents than k_aux, METHOD fills up with zeros, which decode to nothing: they are left
     out.
     """
-    dead = model.dead(stream)
-    count = min(model.k_aux, int(dead.sum()))
-    if not count:
+    dead = model.dead(stream).nonzero().squeeze(1)
+    if not len(dead) or not model.k_aux:
         return None
-    return gated.preactivations[stream].masked_fill(~dead, -torch.inf).topk(count, dim=1).indices
+    candidates = gated.preactivations[stream].index_select(1, dead)
+    return dead[candidates.topk(min(model.k_aux, len(dead)), dim=1).indices]
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,7 +60,12 @@ class Pattern:
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The transposed pattern: crow [n_latents + 1], col [nnz] (rows), and the order [nnz] that sorts the values."""
+        """The transpose: crow [n_latents + 1], col [nnz] (rows), and the order [nnz] that sorts the values."""
+        if self.col.device.type == "cpu":  # SciPy counts where torch would sort, in a seventh of the time
+            entries = np.arange(len(self.col))
+            shape = (self.n_rows, self.n_latents)
+            turned = sp.csr_array((entries, self.col.numpy(), self.crow.numpy()), shape=shape).tocsc()
+            return tuple(torch.from_numpy(part) for part in (turned.indptr, turned.indices, turned.data))
         order = self.col.argsort(stable=True)
         bounds = torch.arange(self.n_latents + 1, device=self.col.device)
         return torch.searchsorted(self.col[order], bounds), self.row[order], order
@@ -103,13 +110,13 @@ def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
 
 
 class _GatherCodes(torch.autograd.Function):
-    """h[i, l] at the pattern's entries; the backward needs neither h nor anything of size n_rows x n_latents."""
+    """h[i, l] at the pattern's entries, as many a row; the backward needs nothing of size n_rows x n_latents."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, pre_bias, h, pattern, grad_buffer):
         ctx.save_for_backward(x, weight, pre_bias)
         ctx.pattern, ctx.grad_buffer = pattern, grad_buffer
-        return h[pattern.row, pattern.col]
+        return h.gather(1, pattern.col.view(len(h), -1)).view(-1)
 
     @staticmethod
     @once_differentiable
