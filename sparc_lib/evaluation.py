@@ -156,6 +156,7 @@ def evaluate(model: SPARC, data: Data, batch_size: int = 1024) -> Evaluation:
     model's streams are used. Raises ValueError for data without samples or whose samples are all equal (no
     variance).
     """
+    model.demand_finite()
     feed, device = as_feed(data), next(model.parameters()).device
     n, joint, independent = 0, _Sums(), _Sums()
     first: dict[str, Tensor] = {}  # sums are taken about the first sample, against cancellation
@@ -190,6 +191,7 @@ def encode_store(
     coding: "joint" or "independent", as in `SPARC.encode`; say which, for joint codes carry the partner's
     information (F3). store: a FeatureStore, anything with its `batches`, or {stream: [n, d]}.
     """
+    model.demand_finite()
     parts: dict[str, list[sp.csr_matrix]] = {}
     for batch in as_feed(store).batches(batch_size, shuffle=False, device=next(model.parameters()).device):
         for name, code in model.encode(present(model, batch), coding).items():

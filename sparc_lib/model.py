@@ -212,6 +212,12 @@ class SPARC(nn.Module):
         values = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer)
         return Code(indices, torch.relu(values).view(indices.shape), self.n_latents)
 
+    def demand_finite(self) -> None:
+        """Raise ValueError if a weight is NaN or infinite: codes of such a model are empty without a word."""
+        for name, weights in self.named_parameters():
+            if not weights.isfinite().all():
+                raise ValueError(f"model: {name} holds NaN or infinite values; train anew with a lower lr")
+
     def _checked_name(self, stream: str) -> str:
         if stream not in self.dims:
             raise ValueError(f"unknown stream {stream!r}; this model has {', '.join(self.dims)}")

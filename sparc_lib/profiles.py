@@ -110,6 +110,7 @@ class SparcSpec:
     dead_after: Steps  # steps without z > 1e-3
     redraw_every: Steps | None  # steps; null never re-draws dead latents
     precision: Literal["float32", "bfloat16"] = "float32"  # of the dense product in training
+    pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `centre_pre_bias`
 
 
 @dataclass(frozen=True, config=STRICT)
