@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from IPython.display import Markdown, display
+from pydantic.dataclasses import dataclass
+
+from .declared import STRICT, read_declared
+
+NUMBERS = Path(__file__).parent / "published_results.json"
 
 
 class PublishedValue(NamedTuple):
@@ -23,11 +28,24 @@ class PublishedValue(NamedTuple):
     note: str
 
 
+@dataclass(frozen=True, config=STRICT)
+class _Entry:
+    """A published number as the file has it; group: for people who read the file."""
+
+    id: str
+    group: str
+    metric: str
+    value: int | float
+    setting: str
+    source: str
+    note: str
+
+
 @cache
-def published() -> dict[str, PublishedValue]:
-    """All published numbers by id, e.g. ``jaccard/global_lambda1/depth5``."""
-    rows = json.loads((Path(__file__).parent / "published_results.json").read_text())
-    return {row["id"]: PublishedValue(*(row[field] for field in PublishedValue._fields)) for row in rows}
+def published(file: Path = NUMBERS) -> dict[str, PublishedValue]:
+    """All published numbers by id, like ``jaccard/global_lambda1/depth5``. ValueError for a broken file."""
+    rows = [asdict(entry) for entry in read_declared(file, _Entry)]
+    return {row["id"]: PublishedValue(*map(row.get, PublishedValue._fields)) for row in rows}
 
 
 def reading(text: str, lacks: str = "") -> None:
@@ -39,17 +57,12 @@ def reading(text: str, lacks: str = "") -> None:
 
 
 def beside_paper(here: Mapping[str, float | str], ids: Mapping[str, str]) -> pd.DataFrame:
-    """A table "quantity, paper, authors' notebooks, here". ``ids``: quantity -> id of the published number."""
+    """A table "quantity, paper, authors' notebooks, here". ids: quantity -> id of the published number."""
     rows = []
     for quantity, value in here.items():
-        known = published().get(ids.get(quantity, ""))
-        paper = known is not None and known.source.startswith("paper")
-        rows.append(
-            {
-                "quantity": quantity,
-                "paper": known.value if paper else None,
-                "authors' notebooks": known.value if known and not paper else None,
-                "here": value,
-            }
-        )
+        row = {"quantity": quantity, "paper": None, "authors' notebooks": None, "here": value}
+        number = published().get(ids.get(quantity, ""))
+        if number is not None:
+            row["paper" if number.source.startswith("paper") else "authors' notebooks"] = number.value
+        rows.append(row)
     return pd.DataFrame(rows)

@@ -1,24 +1,26 @@
-"""The scorecard: every claim of the paper beside what the authors' notebooks show, what is measured here, and controls.
+"""The scorecard: every claim beside the authors' notebooks, what is measured here, and controls.
 
-Claims and rules lie in claims.yaml, the rules' meaning in verdicts.py, the numbers in results/<profile>/. Nothing here
-is a matter of opinion: change a number, and the verdict follows.
+Claims and rules lie in claims.yaml, the rules' meaning in verdicts.py, the numbers in results/<profile>/.
+Nothing here is a matter of opinion: change a number, and the verdict follows.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import nbformat
 import pandas as pd
-import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from .. import paths
-from .published_numbers import published
+from ..files import aside
+from ..profiles import Setting
+from .declared import STRICT, read_declared
+from .published_numbers import NUMBERS, published
 from .quantities import Quantities, read_quantities
 from .verdicts import VERDICTS, Condition, Outcome, Sample, Verdict, because, decide, examine, number
 
@@ -32,7 +34,7 @@ SYMBOLS: dict[Verdict, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Claim:
     """One row; the fields are explained at the top of claims.yaml."""
 
@@ -40,13 +42,13 @@ class Claim:
     name: str
     group: str
     claim: str
-    published: tuple[str, ...]
+    published: list[str]
     note: str
     table: str
-    show: Mapping[str, str]
-    control: Mapping[str, str]
-    conditions: tuple[Condition, ...]
-    controls: tuple[Condition, ...]
+    show: dict[str, str]
+    control: dict[str, str]
+    conditions: Annotated[list[Condition], Field(min_length=1)]
+    controls: list[Condition]
 
     def published_ids(self) -> list[str]:
         """Ids of the published numbers that state this claim."""
@@ -59,7 +61,7 @@ class Claim:
 
 
 class Judgement(NamedTuple):
-    """A claim with its verdict, the outcome of every condition and control, and one sentence that says why."""
+    """A claim with its verdict, the outcome of every condition and control, and a sentence on why."""
 
     claim: Claim
     verdict: Verdict
@@ -69,47 +71,26 @@ class Judgement(NamedTuple):
 
 
 def load_claims(file: Path = CLAIMS) -> list[Claim]:
-    """Read and check claims.yaml. Raises ValueError, naming claim and field, for anything that does not fit."""
-    return [
-        _claim(raw, f"{file.name}, claim {raw.get('id')!r}")
-        for raw in yaml.safe_load(file.read_text("utf-8"))
-    ]
-
-
-def _claim(raw: dict, where: str) -> Claim:
-    names = {field.name for field in fields(Claim)}
-    if set(raw) != names:
-        raise ValueError(f"{where}: unknown or missing fields {sorted(set(raw) ^ names)}")
-    for field in ("show", "control"):
-        if not all(isinstance(value, str) for value in raw[field].values()):
-            raise ValueError(f"{where}: {field} must map labels to ids; quote labels that contain a comma")
-    if not raw["conditions"]:
-        raise ValueError(f"{where}: a claim needs at least one condition")
-    try:
-        tests = {
-            field: tuple(Condition(**test) for test in raw[field]) for field in ("conditions", "controls")
-        }
-    except TypeError as error:
-        raise ValueError(
-            f"{where}: {error}; a condition has left, relation, right, says, fails, margin"
-        ) from error
-    claim = Claim(**{**raw, **tests, "published": tuple(raw["published"])})
-    for pattern in claim.published:
-        if not any(fnmatchcase(key, pattern) for key in published()):
-            raise ValueError(f"{where}: {pattern!r} matches no id of published_results.json")
-    return claim
+    """Read and check claims.yaml. Raises ValueError that names claim and field of what does not fit."""
+    claims = read_declared(file, Claim)
+    for claim in claims:
+        for pattern in claim.published:
+            if not any(fnmatchcase(key, pattern) for key in published()):
+                where = f"{file}: entry {claim.id!r}, field published"
+                raise ValueError(f"{where}: {pattern!r} matches no id of {NUMBERS.name}")
+    return claims
 
 
 def judge(claim: Claim, quantities: Quantities) -> Judgement:
     """Apply the claim's rules to the numbers."""
-    conditions, controls = (
-        [examine(test, quantities.found) for test in tests] for tests in (claim.conditions, claim.controls)
-    )
+    conditions = [examine(test, quantities.found) for test in claim.conditions]
+    controls = [examine(test, quantities.found) for test in claim.controls]
     verdict = decide(conditions, controls)
     why = because(conditions, controls)
     if verdict == "not measurable":
         absent = [key for key in claim.quantities() if key not in quantities.found]
-        why = f"Not measurable on this profile ({quantities.missing.get(claim.table) or 'no number for ' + absent[0]})."
+        reason = quantities.missing.get(claim.table, f"no number for {absent[0]}")
+        why = f"Not measurable on this profile ({reason})."
     return Judgement(claim, verdict, conditions, controls, why)
 
 
@@ -124,15 +105,15 @@ class Scorecard(NamedTuple):
         return {verdict: sum(j.verdict == verdict for j in self.judgements) for verdict in VERDICTS}
 
 
-def scorecard(folder: Path) -> Scorecard:
-    """All claims judged by the tables in a folder, results/<profile>/."""
-    quantities = read_quantities(folder)
+def scorecard(folder: Path, settings: Sequence[Setting] = ()) -> Scorecard:
+    """All claims judged by the tables in results/<profile>/; settings: the profile's (`read_quantities`)."""
+    quantities = read_quantities(folder, settings)
     return Scorecard([judge(claim, quantities) for claim in load_claims()], quantities)
 
 
 def counterpart(published_id: str) -> str:
-    """The quantity of this project that stands beside a published number: the same id, whatever the photographs. On
-    COCO the paper joins all captions of an image into one text (F15)."""
+    """The quantity of this project that stands beside a published number: the same id, whatever the
+    photographs. On COCO the paper joins all captions of an image into one text (F15)."""
     if published_id.startswith("retrieval/coco/"):
         return published_id.replace("/coco/", "/").replace("/R@1", "/joined/R@1")
     return published_id.replace("/open_images/", "/")
@@ -146,23 +127,22 @@ def published_value(published_id: str) -> float:
 
 
 def score_table(card: Scorecard) -> pd.DataFrame:
-    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, note, where (link)."""
-    found, beside = card.quantities.found, {counterpart(key): key for key in published()}
+    """One row a claim: what is published, here, control, verdict, why, and a link to the cell behind it."""
+    found = card.quantities.found
+    published_id = {counterpart(key): key for key in published()}
     rows = []
     for claim, verdict, _, _, why in card.judgements:
-        texts: dict[bool, list[str]] = {True: [], False: []}
+        texts: dict[str, list[str]] = {"paper": [], "authors' notebooks": []}
         for label, key in claim.show.items():
-            if key in beside:
-                texts[published()[beside[key]].source.startswith("paper")].append(
-                    f"{label}: {number(published_value(beside[key]))}"
-                )
+            if key in published_id:
+                source = _source(published_id[key])
+                texts[source].append(f"{label}: {number(published_value(published_id[key]))}")
         rows.append(
             {
                 "id": claim.id,
                 "group": claim.group,
                 "claim": claim.claim,
-                "paper": "; ".join(texts[True]),
-                "authors' notebooks": "; ".join(texts[False]),
+                **{source: "; ".join(parts) for source, parts in texts.items()},
                 "here": _listed(claim.show, found),
                 "control": _listed(claim.control, found),
                 "verdict": verdict,
@@ -174,36 +154,33 @@ def score_table(card: Scorecard) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _source(published_id: str) -> str:
+    """The column of a published number."""
+    return "paper" if published()[published_id].source.startswith("paper") else "authors' notebooks"
+
+
 def _listed(labels: Mapping[str, str], found: Mapping[str, Sample]) -> str:
     return "; ".join(f"{label}: {found[key]}" for label, key in labels.items() if key in found)
 
 
 def number_table(card: Scorecard) -> pd.DataFrame:
-    """One row a published number: id, claim, paper, authors' notebooks, here (mean, low, high over n seeds). Activation
-    patterns are shares of all latents. Empty where this profile measures no counterpart."""
-    claims = {
-        key: judgement.claim.id for judgement in card.judgements for key in judgement.claim.published_ids()
-    }
+    """One row a published number: id, claim, paper, authors' notebooks, here (mean, low, high over n seeds).
+    Activation patterns are shares of all latents. Empty where this profile measures no counterpart."""
+    claims = {key: judged.claim.id for judged in card.judgements for key in judged.claim.published_ids()}
     rows = []
-    for key, row in published().items():
-        sample, paper = card.quantities.found.get(counterpart(key)), row.source.startswith("paper")
-        rows.append(
-            {
-                "id": key,
-                "claim": claims.get(key),
-                "paper": published_value(key) if paper else None,
-                "authors' notebooks": None if paper else published_value(key),
-                "here": sample.mean if sample else None,
-                "low": sample.low if sample else None,
-                "high": sample.high if sample else None,
-                "seeds": len(sample.values) if sample else 0,
-            }
-        )
+    for key in published():
+        row = {"id": key, "claim": claims.get(key), "paper": None, "authors' notebooks": None}
+        row[_source(key)] = published_value(key)
+        sample = card.quantities.found.get(counterpart(key))
+        row |= {"here": None, "low": None, "high": None, "seeds": 0}
+        if sample:
+            row |= {"here": sample.mean, "low": sample.low, "high": sample.high, "seeds": len(sample.values)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def link(table: str) -> str:
-    """Markdown link from results/<profile>/ to the cell that writes a table; plain text if there is no notebook yet."""
+    """Link from results/<profile>/ to the cell that writes a table; plain text without a notebook."""
     notebooks = sorted(paths.notebooks_dir().glob(f"{table[:2]}_*.ipynb"))
     if not notebooks:
         return f"notebook {table[:2]}"
@@ -222,9 +199,10 @@ def markdown(card: Scorecard, profile: str) -> str:
         "",
         f"{len(table)} claims; {total}.",
         "",
-        "Verdicts are computed by the rules in `sparc_lib/claims/claims.yaml` and `sparc_lib/claims/verdicts.py` from the "
-        "tables in this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. Numbers here are "
-        "means over seeds, with the lowest and the highest seed in brackets.",
+        "Verdicts are computed by the rules in `sparc_lib/claims/claims.yaml` and "
+        "`sparc_lib/claims/verdicts.py` from the tables in this folder. Sizes differ from the paper's, so "
+        "rules ask for order, sign and shares. Numbers here are means over seeds, with the lowest and the "
+        "highest seed in brackets.",
         "",
     ]
     columns = [column for column in table if column not in ("id", "group")]
@@ -242,7 +220,6 @@ def markdown(card: Scorecard, profile: str) -> str:
 def save_markdown(text: str, profile: str) -> Path:
     """Write results/<profile>/scorecard.md, aside first."""
     file = paths.results_dir(profile) / "scorecard.md"
-    aside = file.with_name(file.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
+    with aside(file) as partial:
+        partial.write_text(text, encoding="utf-8")
     return file

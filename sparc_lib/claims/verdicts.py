@@ -1,27 +1,28 @@
-"""How a claim is judged: stated rules over numbers and their spread over seeds. Pure functions, nothing is read here.
+"""How a claim is judged: stated rules over numbers and their spread over seeds; nothing is read here.
 
-A claim has conditions, and controls: conditions that a result must also pass to be evidence (other coding, untrained
-model, random encoders ...). `decide`:
+A claim has conditions, and controls: conditions that a result must also pass to be evidence (other coding,
+untrained model, random encoders ...). `decide`:
 
     not measurable   a condition lacks a number
-    does not hold    no condition holds; or some fail, and of the controls, if there are any, none holds either
-    holds in part    some conditions hold, and not all controls fail; or all do, but a control fails or is not measured
+    does not hold    no condition holds; or some fail, and of the controls, if there are any, none holds
+    holds in part    some conditions hold, and not all controls fail; or all do, but a control fails or is not
+                     measured
     holds            all conditions and all controls hold
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
+from pydantic.dataclasses import dataclass
+
+from .declared import STRICT
 
 Relation = Literal["above", "below", "near"]
 Verdict = Literal["holds", "holds in part", "does not hold", "not measurable"]
-TREND = 0.7  # rank correlation from which on a curve counts as rising or falling
 VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "does not hold", "not measurable")
 
 
@@ -69,8 +70,9 @@ def number(x: float) -> str:
 def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0) -> bool:
     """Does `left` stand in `relation` to `right`?
 
-    above: even the lowest seed of left exceeds the highest seed of right by more than the margin; below: the mirror
-    image; near: every seed of left lies within the margin of right's mean. Raises ValueError for another relation.
+    above: even the lowest seed of left exceeds the highest seed of right by more than the margin; below: the
+    mirror image; near: every seed of left lies within the margin of right's mean. Raises ValueError for
+    another relation.
     """
     if relation == "above":
         return left.low - right.high > margin
@@ -81,17 +83,17 @@ def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0
     raise ValueError(f"relation {relation!r}: choose 'above', 'below' or 'near'")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Condition:
     """left stands in a relation to right. left, right: quantities by id; right may be a plain number.
 
-    says: the condition as a clause that is true when it holds ("no latent is mixed"); fails: the clause for the
-    contrary. margin: see `compare`.
+    says: the condition as a clause that is true when it holds ("no latent is mixed"); fails: the clause for
+    the contrary. margin: see `compare`.
     """
 
     left: str
     relation: Relation
-    right: str | float
+    right: str | int | float
     says: str
     fails: str
     margin: float = 0.0
@@ -107,13 +109,12 @@ class Outcome(NamedTuple):
 
     @property
     def undecided(self) -> bool:
-        """The means differ as the condition says, but the seeds overlap: neither it nor its contrary is shown."""
-        means = (Sample((side.mean,)) for side in (self.left, self.right))
-        return (
-            self.holds is False
-            and self.condition.relation != "near"
-            and compare(next(means), self.condition.relation, next(means), self.condition.margin)
-        )
+        """The means differ as the condition says, but the seeds overlap: neither it nor its contrary is
+        shown."""
+        if self.holds is not False or self.condition.relation == "near":
+            return False
+        left, right = Sample((self.left.mean,)), Sample((self.right.mean,))
+        return compare(left, self.condition.relation, right, self.condition.margin)
 
     def __str__(self) -> str:
         """The clause that came true, with both means."""
@@ -143,11 +144,15 @@ def decide(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> V
         raise ValueError("a claim without conditions cannot be judged; give at least one")
     if any(outcome.holds is None for outcome in conditions):
         return "not measurable"
-    passed = [outcome.holds for outcome in conditions]
-    unsupported = bool(controls) and not any(outcome.holds for outcome in controls)
-    if not any(passed) or (not all(passed) and unsupported):
+    n_passed = sum(outcome.holds for outcome in conditions)
+    controls_passed = [outcome.holds is True for outcome in controls]
+    if n_passed == 0:
         return "does not hold"
-    return "holds" if all(passed) and all(outcome.holds for outcome in controls) else "holds in part"
+    if n_passed == len(conditions):
+        return "holds" if all(controls_passed) else "holds in part"
+    if controls and not any(controls_passed):
+        return "does not hold"
+    return "holds in part"
 
 
 def because(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> str:
@@ -159,36 +164,3 @@ def because(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> 
     elif controls:
         text += "; control: " + "; ".join(map(str, controls))
     return text[:1].upper() + text[1:] + "."
-
-
-def trend(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's rank correlation of y with x, -1 (y always falls as x grows) to 1; ties in y share their rank.
-
-    A constant y has no direction and gives 0. Raises ValueError for fewer than three points.
-    """
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 3:
-        raise ValueError(
-            f"x {x.shape} and y {y.shape}: a trend needs at least three points, one y for each x"
-        )
-    return 0.0 if np.ptp(y) == 0 else float(spearmanr(x, y).statistic)
-
-
-def share_reached(x: Sequence[float], y: Sequence[float], at: float) -> float:
-    """How much of the improvement from the smallest x to the best y is reached at x = `at`; lower y is better.
-
-    (y at min x - y at `at`) / (y at min x - best y): 1 where nothing better lies elsewhere. 0 when y never improves.
-    Raises ValueError if `at` is not among x.
-    """
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if not np.isclose(x, at).any():
-        raise ValueError(f"{at} is not among the swept values {x.tolist()}")
-    first, reached = y[x.argmin()], y[np.isclose(x, at).argmax()]
-    return 0.0 if first <= y.min() else float((first - reached) / (first - y.min()))
-
-
-def direction(trends: Sequence[float], least: float = TREND) -> str:
-    """ "falls" or "rises" if every seed's `trend` says so at least that clearly, else "has no clear direction"."""
-    if max(trends) <= -least:
-        return "falls"
-    return "rises" if min(trends) >= least else "has no clear direction"

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from .. import paths
 from ..miniworld import names as taxonomy_file
-from ..profile_files import option
-from ..profiles import Profile
+from ..profiles import Profile, option
 from ..taxonomy import Taxonomy
 from . import coco, open_images
 from .drawn import DrawnDataset

@@ -252,7 +252,7 @@ def _finish(task: Extraction, folder: Path, out: Path) -> FeatureStore:
     position = np.full(len(task.samples.ids), -1)
     position[rows] = np.arange(len(rows))
     whole = task.samples.take(rows)
-    with closing(StoreWriter.fresh(out.with_name(out.name + ".writing"), whole.ids, task.dims)) as writer:
+    with closing(StoreWriter(out.with_name(out.name + ".writing"), whole.ids, task.dims)) as writer:
         for content in _all_blocks(task, folder):
             for stream in STREAMS if len(content.rows) else ():
                 writer.write(stream, position[content.rows], content.features[stream])

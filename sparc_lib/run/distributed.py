@@ -19,8 +19,7 @@ from itertools import product
 import torch
 import torch.distributed as dist
 
-from ..profile_files import named
-from ..profiles import Profile, load_profile
+from ..profiles import Profile, load_profile, named
 from ..studies import runs as workflow
 from ..studies.runs import Share
 

@@ -1,41 +1,65 @@
-"""Independent tasks side by side in processes of one torch thread each: on small problems that beats many threads."""
+"""Independent tasks side by side: in processes of one torch thread each, or one a GPU.
+
+Small problems gain more from many processes than from many threads. `joblib.parallel_config` around a call
+names another backend (threads, a Dask or Ray cluster whose workers see the same $SPARC_DATA) or another
+number of jobs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import getpass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import joblib.parallel
 import torch
-from joblib import Parallel, cpu_count, delayed
+from filelock import FileLock, Timeout
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from tqdm import tqdm
 
 
 def each(
-    function: Callable, tasks: Iterable[tuple], label: str, n_jobs: int | None = None, progress: bool = True
+    function: Callable, tasks: Sequence[tuple], label: str, n_jobs: int | None = None, progress: bool = True
 ) -> list[Any]:
-    """[function(*task) for task in tasks], in that order, with a bar.
+    """Return [function(*task) for task in tasks], in that order, with a bar.
 
-    n_jobs: processes; None takes `usual_jobs`. With 1 the tasks run here. `function`, tasks and results must pickle.
+    n_jobs: how many run at a time. None: as many as the surrounding `joblib.parallel_config` says, without
+    one `usual_jobs()`. A single one runs in this process. Function, tasks and results must pickle. Raises
+    what a task raises.
     """
-    tasks = list(tasks)
-    n_jobs = min(n_jobs or usual_jobs(), len(tasks)) or 1
-    results = Parallel(n_jobs, return_as="generator")(
-        delayed(_alone)(function, task, n_jobs > 1) for task in tasks
-    )
+    if not tasks:
+        return []
+    configured = hasattr(joblib.parallel._backend, "config")  # joblib's own record of a parallel_config
+    if n_jobs is None and not configured:
+        n_jobs = usual_jobs()
+    if n_jobs is not None:
+        n_jobs = min(n_jobs, len(tasks))
+    several = effective_n_jobs(n_jobs) > 1
+    backend, _ = joblib.parallel.get_active_backend()
+    results = Parallel(
+        n_jobs=n_jobs,
+        return_as="generator" if backend.supports_return_generator else "list",  # Ray's gives a list only
+    )(delayed(_alone)(function, task, several) for task in tasks)
     return list(tqdm(results, total=len(tasks), desc=label, disable=not progress))
 
 
 def usual_jobs() -> int:
-    """One process a core, or one alone where there is a GPU for the tasks to use."""
-    return 1 if torch.cuda.is_available() else cpu_count()
+    """One job a GPU, or without any one a core."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else cpu_count()
 
 
-def _alone(function: Callable, task: tuple, in_a_worker: bool) -> Any:
-    if not in_a_worker:
+def _alone(function: Callable, task: tuple, several: bool) -> Any:
+    """One task, on a GPU that no other task of this machine uses, if there is one."""
+    if not several:
         return function(*task)
     with one_thread():
-        return function(*task)
+        if torch.cuda.device_count() < 2:
+            return function(*task)
+        with leased(torch.cuda.device_count()) as device, torch.cuda.device(device):
+            return function(*task)
 
 
 @contextmanager
@@ -47,3 +71,21 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def leased(n_devices: int) -> Iterator[int]:
+    """Yield the number of a device that no other task on this machine has leased, 0 if all are taken."""
+    folder = Path(tempfile.gettempdir())
+    for device in range(n_devices):
+        lock = FileLock(folder / f"sparc-{getpass.getuser()}-device-{device}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            yield device
+        finally:
+            lock.release()
+        return
+    yield 0

@@ -1,4 +1,4 @@
-"""The steps the notebooks share: a profile's data, features and trained models, each built once and then reused."""
+"""What the notebooks share: a profile's data, features and trained models, each built once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,6 @@ from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, TrainResult, train
 from .parallel import each
-from .planning import make_plan
 from .sources import code_of
 from .stages import is_finished, stage
 
@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0  # seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
-WORTH_TELLING = 600  # seconds of training from which on the plan is told before it starts
+LONG = 600  # seconds of training from which on an estimate is logged
+WARM_UP, TIMED = 3, 10  # steps before those that are timed, and how many are
 
 
 def best_device() -> str:
@@ -47,13 +48,15 @@ def best_device() -> str:
 def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
     """The image-caption pairs of a split. Raises DataError when its images are missing.
 
-    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference elsewhere.
+    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference
+    elsewhere.
     """
     return data_sets.load_whole(profile, split, single_captions)
 
 
 def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
-    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label names."""
+    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label
+    names."""
     return data_sets.concepts(profile, classes)
 
 
@@ -68,8 +71,9 @@ def loaders(profile: Profile) -> int:
 
 
 def control(profile: Profile) -> Profile:
-    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says so, all
-    else equal, and as many training steps, so that only the encoders differ. `features` and `trained` apply it."""
+    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says
+    so, all else equal, and as many training steps, so that only the encoders differ. `features` and `trained`
+    apply it."""
     full, fewer = profile.data.train, profile.data.control_train
     if fewer is None:
         return profile
@@ -187,7 +191,7 @@ def _feature_inputs(
     }
 
 
-class Run(NamedTuple):
+class TrainedRun(NamedTuple):
     """A SPARC with how it came about: ``history`` is tidy (step, epoch, term, source, target, value)."""
 
     model: SPARC
@@ -208,33 +212,35 @@ def untrained(profile: Profile, setting: Setting, seed: int, store: FeatureStore
     )
 
 
-def trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True) -> Run:
+def trained(
+    profile: Profile, setting: Setting, seed: int, store: FeatureStore, progress: bool = True
+) -> TrainedRun:
     """SPARC trained on ``store`` under this setting and seed, on first use; resumes after a kill."""
 
     def build(partial: Path) -> None:
         result = fit(profile, setting, seed, store, partial / "checkpoint.pt", progress)
-        torch.save(result.model.cpu().state_dict(), partial / "model.pt.partial")
-        (partial / "model.pt.partial").rename(partial / "model.pt")
+        torch.save(result.model.cpu().state_dict(), partial / "model.pt")
         result.history.to_csv(partial / "history.csv", index=False)
         (partial / "checkpoint.pt").unlink()
 
+    folder = stage("sparc", run_inputs(profile, setting, seed, store), build)
     model = untrained(profile, setting, seed, store)
-    folder = stage("sparc", _run_inputs(profile, setting, seed, store), build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
-    return Run(model.eval(), pd.read_csv(folder / "history.csv"))
+    return TrainedRun(model.eval(), pd.read_csv(folder / "history.csv"))
 
 
 def trained_all(
-    profile: Profile, store: FeatureStore, seeds: Sequence[int] | None = None, progress: bool = True
-) -> dict[tuple[str, int], Run]:
+    profile: Profile, store: FeatureStore, seeds: Sequence[int] | None = None
+) -> dict[tuple[str, int], TrainedRun]:
     """{(setting, seed): run} of every headline setting of the profile and its seeds, trained side by side."""
-    jobs = [
-        (setting, seed)
-        for setting in profile.settings
-        for seed in (profile.seeds if seeds is None else seeds)
+    runs = [(setting, seed) for setting in profile.settings for seed in seeds or profile.seeds]
+    missing = [
+        (profile, setting, seed, store.directory)
+        for setting, seed in runs
+        if not has_trained(profile, setting, seed, store)
     ]
-    each(_train_one, [(profile, *job, store.directory) for job in jobs], "training", progress=progress)
-    return {(setting.name, seed): trained(profile, setting, seed, store) for setting, seed in jobs}
+    each(_train_one, missing, "training")
+    return {(setting.name, seed): trained(profile, setting, seed, store) for setting, seed in runs}
 
 
 def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> None:
@@ -243,7 +249,7 @@ def _train_one(profile: Profile, setting: Setting, seed: int, store: Path) -> No
 
 def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> bool:
     """Whether `trained` would find this run finished."""
-    return is_finished("sparc", _run_inputs(profile, setting, seed, store))
+    return is_finished("sparc", run_inputs(profile, setting, seed, store))
 
 
 def fit(
@@ -254,13 +260,44 @@ def fit(
     checkpoint: Path,
     progress: bool = True,
 ) -> TrainResult:
-    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed."""
+    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed.
+
+    Both ways give the same model bit for bit. A training that will be long says so once, after a few steps.
+    """
     config, device = train_config(profile, setting.cross_weight, seed, store), best_device()
-    model = untrained(profile, setting, seed, store).to(device)
-    plan = make_plan(model, store, config, device)
-    if plan.seconds > WORTH_TELLING:
-        log.warning("%s, seed %d: %s", setting.name, seed, plan.describe())
-    return train(model, store.resident(device) if plan.resident else store, config, checkpoint, progress)
+    label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
+    try:
+        feed = Announced(store.resident(device), config, label)
+        return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        log.warning("%s: features are streamed from %s (%s)", label, store.directory, error)
+    feed = Announced(store, config, label)
+    return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
+
+
+class Announced:
+    """A store whose batches say once how long the training will take, if that is long."""
+
+    def __init__(self, store: FeatureStore, config: TrainConfig, label: str):
+        self.store, self.digest, self.label = store, store.digest, label
+        self.n_steps = config.epochs * -(-len(store) // config.batch_size)
+        self.served = 0
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def batches(self, *args, **options) -> Iterator[dict[str, torch.Tensor]]:
+        """As `FeatureStore.batches`."""
+        for batch in self.store.batches(*args, **options):
+            if self.served == WARM_UP:
+                self.started = time.perf_counter()
+            if self.served == WARM_UP + TIMED:
+                seconds = (time.perf_counter() - self.started) / TIMED
+                if seconds * self.n_steps > LONG:
+                    told = (self.label, self.n_steps, 1000 * seconds, seconds * self.n_steps / 3600)
+                    log.warning("%s: %d steps of %.1f ms, about %.1f h", *told)
+            self.served += 1
+            yield batch
 
 
 def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:
@@ -269,10 +306,17 @@ def train_config(profile: Profile, cross_weight: float, seed: int, store: Featur
     return TrainConfig.from_spec(spec, cross_weight=cross_weight, seed=seed)
 
 
-def _run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
+    """What decides a trained model, as inputs of a stage; the setting's name is not among it."""
+    spec = profile.sparc
     return {
         "store": store.digest,
-        "model": untrained(profile, setting, seed, store).config,
+        "dims": store.dims,
+        "n_latents": spec.n_latents,
+        "k": spec.k,
+        "k_aux": spec.k_aux,
+        "dead_after": spec.dead_after,
+        "gate": setting.gate,
         "training": train_config(profile, setting.cross_weight, seed, store),
         "init": seed,
         "code": code_of("training", "store"),

@@ -1,8 +1,6 @@
-"""Stages: folders that are built once per set of inputs and resume after a kill."""
+"""Stages: folders built once per set of inputs; they resume after a kill and are known by content."""
 
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,119 +8,181 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from .. import paths
+from ..files import aside, disk_full_explained, locked, sha256, sync_file, sync_folder
 
 log = logging.getLogger(__name__)
-CARD = "stage.json"  # what a stage folder was made from
-REBUILD_BEFORE = (
-    "SPARC_REBUILD_BEFORE"  # seconds since the epoch; older stages are built anew (run_all.sh --force)
-)
+CARD = "stage.json"  # in every stage folder: what it was made from, and what its files hold
+HASHED_BELOW = 64 * 2**20  # bytes: larger files are known by size and time, and by hash in `verify`
+REBUILD_BEFORE = "SPARC_REBUILD_BEFORE"  # seconds since 1970; older stages are built anew (--force)
 
 
 class StageError(RuntimeError):
-    """A stage that could not be finished; the message says what to do."""
+    """A finished stage that no longer holds what was written; the message names the file and the remedy."""
 
 
-def stage(
-    name: str, inputs: Any, build: Callable[[Path], None], root: Path | None = None, force: bool = False
-) -> Path:
-    """The finished folder `<root>/<name>-<hash of inputs>`, built first if need be.
+class _Written(NamedTuple):
+    """A file of a finished stage as its card has it."""
 
-    inputs: whatever decides the result, as (nested) dicts, lists, dataclasses,
-        numbers and text; a Path stands for the contents of that file or folder.
-    build: fills the folder it is given, `<folder>.partial`. After a kill it is
-        called again with what the killed call left there and may go on from it,
-        so it must write each of its own files aside and rename it.
-    root: default `<data root>/stages`.
-    force: build anew, discarding a finished or a partial folder. Partial work
-        of a forced build that was killed counts as partial work like any other.
+    bytes: int
+    modified_ns: int
+    sha256: str
 
-    The partial folder is renamed only when `build` has returned, so a folder
-    under the final name is whole. A lock lets one process build; others wait.
-    Raises StageError when the disk is full, and whatever `build` raises.
+
+def stage(name: str, inputs: Any, build: Callable[[Path], None]) -> Path:
+    """Return the finished folder `<data root>/stages/<name>-<hash of inputs>`; build it first if need be.
+
+    inputs: whatever decides the result: (nested) dicts, lists, dataclasses, pydantic models, numbers, text.
+    build: fills the folder that it is given, `<folder>.partial`. After a kill it is called again with what
+        the killed call left there and may go on from it.
+
+    A folder under the final name is whole: files are on the disk before it gets that name. Its card holds the
+    hashes of its files, and a stage whose files are missing, unreadable or changed is built again; the log
+    names the file. One process builds, others wait. Raises ValueError for a name that is no file name,
+    TypeError for inputs without a stable text, DiskFullError when the disk is full, and whatever `build`
+    raises.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise ValueError(f"stage name {name!r}: use lower-case letters, digits, '_', '.' and '-'")
     described = _describe(inputs)
-    final = _place(name, described, root)
-    partial = final.with_name(final.name + ".partial")
-    if not force and _is_current(final):
+    final = _place(name, described)
+    if _is_current(final):
         return final
+    partial = final.with_name(final.name + ".partial")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with lock(final):
-        if not force and _is_current(final):  # another process built it while this one waited
+    with locked(final), disk_full_explained(partial):
+        if _is_current(final):  # another process built it while this one waited
             return final
-        if force or not _is_current(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir(exist_ok=True)
-            card = partial / CARD
-            if not card.exists():
-                aside = card.with_name(CARD + ".tmp")
-                aside.write_text(json.dumps({"stage": name, "inputs": described}, indent=1) + "\n")
-                aside.rename(card)
-            build(partial)
-            os.utime(card)  # its time says when the stage was finished
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StageError(
-                    f"{partial}: the disk is full. Free space there or point $SPARC_DATA elsewhere, "
-                    "then run again: finished parts are kept"
-                ) from error
-            raise
-        _replace(partial, final)
+        if final.exists() and _fault(final):
+            log.warning("%s; the stage is built again", _fault(final))
+        _begin(partial, {"stage": name, "inputs": described})
+        build(partial)
+        _finish(partial, final)
     return final
 
 
 def table_stage(name: str, inputs: Any, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table that `make` returns, kept as a stage of its own and read back from it, also the first time."""
-    folder = stage(name, inputs, lambda partial: make().to_csv(partial / "table.csv", index=False))
-    return pd.read_csv(folder / "table.csv")
+    """Return the table that `make` returns, kept as a stage and read back from it, also the first time."""
+    return tables_stage(name, inputs, lambda: {"table": make()})["table"]
 
 
-def is_finished(name: str, inputs: Any, root: Path | None = None) -> bool:
+def tables_stage(
+    name: str, inputs: Any, make: Callable[[], Mapping[str, pd.DataFrame]]
+) -> dict[str, pd.DataFrame]:
+    """Return the tables {file name: table} that `make` returns, kept as one stage and read back from it."""
+
+    def build(partial: Path) -> None:
+        for file, frame in make().items():
+            frame.to_csv(partial / f"{file}.csv", index=False, na_rep="nan")
+
+    folder = stage(name, inputs, build)
+    return {
+        file.stem: pd.read_csv(file, keep_default_na=False, na_values=["nan"])
+        for file in folder.glob("*.csv")
+    }
+
+
+def is_finished(name: str, inputs: Any) -> bool:
     """Whether `stage` would return what is there, without building."""
-    return _is_current(_place(name, _describe(inputs), root))
+    return _is_current(_place(name, _describe(inputs)))
 
 
-def _place(name: str, described: Any, root: Path | None) -> Path:
-    return (root or paths.data_root() / "stages") / f"{name}-{_digest(described)}"
+def verify(folder: Path) -> None:
+    """Compare the hashes of all files of a finished stage. Raises StageError for the first that differs."""
+    fault = _fault(folder, thorough=True)
+    if fault:
+        raise StageError(f"{fault}; delete {folder} and run again")
+
+
+def _place(name: str, described: Any) -> Path:
+    return paths.data_root() / "stages" / f"{name}-{_digest(described)}"
 
 
 def _is_current(folder: Path) -> bool:
-    card = folder / CARD
-    return card.is_file() and card.stat().st_mtime >= float(os.environ.get(REBUILD_BEFORE, 0))
+    if not folder.exists() or _fault(folder):
+        return False
+    return _read_card(folder)["finished"] >= float(os.environ.get(REBUILD_BEFORE, 0))
 
 
-def _replace(partial: Path, final: Path) -> None:
-    """Put `partial` in the place of `final`; a non-empty folder cannot be renamed over."""
+def _fault(folder: Path, thorough: bool = False) -> str | None:
+    """What is wrong with a finished stage, with the file's name; None if it is as it was written.
+
+    A large file with another time (of a copied folder) is hashed once and then given its time back.
+    """
+    try:
+        card = _read_card(folder)
+        digest = _digest(card["inputs"])
+        written = {name: _Written(**entry) for name, entry in card["files"].items()}
+        float(card["finished"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{folder / CARD}: it is no card of a finished stage ({error})"
+    if not folder.name.endswith(digest):
+        return f"{folder / CARD}: it belongs to another stage"
+    for name, file in written.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path}: it is missing"
+        status = path.stat()
+        if status.st_size != file.bytes:
+            return f"{path}: it has {status.st_size} bytes, {file.bytes} were written"
+        large = status.st_size > HASHED_BELOW
+        same_time = status.st_mtime_ns == file.modified_ns
+        if large and same_time and not thorough:
+            continue
+        if sha256(path) != file.sha256:
+            return f"{path}: its content is not what was written"
+        if large and not same_time:
+            os.utime(path, ns=(status.st_atime_ns, file.modified_ns))
+    return None
+
+
+def _read_card(folder: Path) -> dict:
+    return json.loads((folder / CARD).read_text(encoding="utf-8"))
+
+
+def _write_card(folder: Path, card: Mapping) -> None:
+    with aside(folder / CARD) as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def _begin(partial: Path, card: Mapping) -> None:
+    """Keep the partial work of a killed build if it is recent enough, else start from nothing."""
+    try:
+        recent = _read_card(partial)["begun"] >= float(os.environ.get(REBUILD_BEFORE, 0))
+    except (OSError, ValueError, KeyError, TypeError):
+        recent = False
+    if not recent:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        _write_card(partial, {**card, "begun": time.time()})
+
+
+def _finish(partial: Path, final: Path) -> None:
+    """Sync the files of `partial` and write their hashes on its card; then put it in `final`'s place."""
+    written = {}
+    for path in sorted(partial.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        elif path != partial / CARD:
+            sync_file(path)
+            status = path.stat()
+            file = _Written(status.st_size, status.st_mtime_ns, sha256(path))
+            written[path.relative_to(partial).as_posix()] = file._asdict()
+    card = _read_card(partial)
+    _write_card(partial, {**card, "finished": time.time(), "files": written})
     old = final.with_name(final.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
+    if final.exists():  # a folder that is not empty cannot be renamed over
         final.rename(old)
     partial.rename(final)
+    sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def lock(final: Path) -> Iterator[None]:
-    """Hold the lock on what is to become `final`; the system lets go of it when the process ends, however it ends."""
-    with open(final.with_name(final.name + ".lock"), "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("waiting for another process that builds %s", final.name)
-            started = time.monotonic()
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            log.warning("waited %.0f s for %s", time.monotonic() - started, final.name)
-        yield
 
 
 def _digest(described: Any) -> str:
@@ -131,11 +191,11 @@ def _digest(described: Any) -> str:
 
 
 def _describe(value: Any) -> Any:
-    """`value` as plain JSON, files by their contents. Raises TypeError for what has no stable text."""
-    if isinstance(value, Path):
-        return {"sha256": hash_path(value)}
+    """`value` as plain JSON, dataclasses and pydantic models by field. Raises TypeError for all else."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {field.name: _describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(type(value), "model_fields"):
+        return {name: _describe(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"stage inputs: dict keys must be text, got {list(value)}")
@@ -145,23 +205,5 @@ def _describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(
-        f"stage inputs: {type(value).__name__} has no stable text; use text, numbers, Paths, dataclasses"
+        f"stage inputs: {type(value).__name__} has no stable text; use text, numbers, dataclasses"
     )
-
-
-def hash_path(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a folder."""
-    total = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            total.update(f"{file.relative_to(path).as_posix()}\0{hash_path(file)}\n".encode())
-        return total.hexdigest()
-    try:
-        with open(path, "rb") as handle:
-            while chunk := handle.read(1 << 20):
-                total.update(chunk)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path}: an input of a stage is missing; build or download it first"
-        ) from error
-    return total.hexdigest()

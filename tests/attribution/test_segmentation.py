@@ -1,4 +1,4 @@
-"""Scores of heatmaps against scikit-learn, against counting by hand, and on masks that give the answer away."""
+"""Scores of heatmaps against scikit-learn, counting by hand, and masks that give the answer away."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from sparc_lib.attribution.segmentation import (
 )
 from sparc_lib.data import coco, open_images
 from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.data.pairs import InstanceMask
 from sparc_lib.miniworld.names import display_names
 
 GRID = (12, 12)
@@ -106,7 +107,7 @@ def test_true_masks_score_best_and_constant_maps_give_the_whole_image(world):
 
 
 def test_mask_map_by_hand():
-    """One class, three images: hits and misses in order of score give a precision envelope that one can draw."""
+    """One class, three images: hits and misses in order of score give a precision envelope to draw."""
     size = np.zeros((10, 10), bool)
     box = lambda a, b: np.logical_or(size, (np.arange(10)[:, None] >= a) & (np.arange(10)[:, None] < b))  # noqa: E731
     regions = [Region(i, 0, (_encode(box(0, 5)),)) for i in range(3)]
@@ -126,6 +127,47 @@ def photographs(tmp_path):
     standins.coco(tmp_path / "coco", varied=True)
     standins.describe(tmp_path / "oi", standins.open_images(tmp_path / "oi", varied=True))
     return coco.load(tmp_path / "coco", "test"), open_images.load(tmp_path / "oi", "test")
+
+
+class Masked:
+    """Two images with the masks that a test gives them: {image: [(class, pixels of a 4 x 4 mask), ...]}."""
+
+    image_ids, classes, knows_masks = ["a", "b"], ["dog", "cat"], True
+
+    def __init__(self, instances):
+        self.instances = instances
+
+    def masks(self, row):
+        found = []
+        for column, pixels in self.instances[self.image_ids[row]]:
+            mask = np.arange(16).reshape(4, 4) < pixels
+            found.append(InstanceMask(column, mask, False))
+        return found
+
+
+def test_masks_without_pixels_leave_no_region_and_spoil_no_mean():
+    """COCO has annotations that are smaller than a pixel."""
+    data = annotated_images(Masked({"a": [(0, 0), (0, 3), (1, 0)], "b": [(1, 5)]}), 2)
+    assert [(region.image, region.concept) for region in data.regions] == [(0, 0), (1, 1)]
+    assert [len(region.instances) for region in data.regions] == [1, 1] and not data.lacks
+    cover = {(2, 2): data.cover((2, 2))}
+    truth = [region.mask() for region in data.regions]
+    maps = np.random.default_rng(0).random((2, 2, 2)).astype(np.float32)
+    scores, mean_ap = region_scores(maps, data, truth, cover)
+    assert all(np.isfinite(values).all() for values in scores.values()) and np.isfinite(mean_ap)
+    larger = annotated_images(Masked({"a": [(0, 2), (0, 3)], "b": [(1, 5)]}), 2, min_pixels=3)
+    assert [int(region.mask().sum()) for region in larger.regions] == [3, 5]
+
+
+def test_a_mask_that_covers_nothing_is_refused_not_averaged():
+    maps, cover = np.ones((2, 2, 2), np.float32), np.ones((2, 2, 2), np.float32)
+    cover[1] = 0
+    with pytest.raises(ValueError, match="region 1"):
+        pixel_ap(maps, cover)
+    with pytest.raises(ValueError, match="region 1"):
+        contrast(maps, cover, [(0, 1)])
+    unknown = np.full_like(cover, np.nan)  # a data set without masks: no score, and no error
+    assert np.isnan(pixel_ap(maps, unknown)).all() and np.isnan(contrast(maps, unknown, [(0, 1)])).all()
 
 
 def test_coco_fills_the_same_interface(photographs):

@@ -4,8 +4,9 @@ import yaml
 from scipy.optimize import linprog
 
 from sparc_lib import paths
+from sparc_lib.claims.declared import read_declared
 from sparc_lib.claims.published_numbers import published
-from sparc_lib.claims.quantities import TABLES, Quantities, read_quantities
+from sparc_lib.claims.quantities import RULES, Quantities, Rule, read_quantities
 from sparc_lib.claims.scorecard import (
     CLAIMS,
     judge,
@@ -21,6 +22,7 @@ from sparc_lib.claims.scorecard import (
 from sparc_lib.claims.verdicts import Sample, examine
 from sparc_lib.notebook import style as plots
 from sparc_lib.notebook.scorecard import verdict_chart
+from sparc_lib.profiles import Setting
 
 MINI = paths.REPO / "results" / "mini"
 STEP = 0.01  # how far from a threshold the made-up numbers lie
@@ -101,7 +103,9 @@ def test_every_published_number_belongs_to_a_claim():
     covered = {key for claim in load_claims() for key in claim.published_ids()}
     assert covered == set(published())
     names = [claim.id for claim in load_claims()]
-    assert len(set(names)) == len(names) and {claim.table for claim in load_claims()} <= set(TABLES)
+    assert len(set(names)) == len(names) and {claim.table for claim in load_claims()} <= {
+        rule.table for rule in read_declared(RULES, Rule)
+    }
 
 
 def test_committed_tables_hold_every_number_the_claims_ask_for():
@@ -149,22 +153,77 @@ def test_link_without_notebook_or_cell(monkeypatch, tmp_path):
     assert link("06_segmentation") == "notebook 06"
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"verdict": "holds"}, "unknown or missing fields .'verdict'"),
-        ({"control": {"a": None}}, "control must map labels to ids; quote labels"),
-        ({"conditions": []}, "at least one condition"),
-        ({"conditions": [{"left": "a", "is": "above"}]}, "a condition has left"),
-        ({"published": ["jaccard/typo"]}, "'jaccard/typo' matches no id"),
-    ],
-)
-def test_faults_in_the_claims_file_are_named(tmp_path, change, message):
+FAULTS = {
+    "unknown field": ({"verdict": "holds"}, "entry 'jaccard_order', field verdict: Unexpected"),
+    "no text": ({"control": {"a": None}}, "field control.a: Input should be a valid string"),
+    "no condition": ({"conditions": []}, "field conditions: List should have at least 1 item"),
+    "other condition": (
+        {"conditions": [{"left": "a", "is": "above"}]},
+        "field conditions.0.relation: Field required",
+    ),
+    "relation": (
+        {"controls": [{"left": "a", "relation": "over", "right": 0, "says": "", "fails": ""}]},
+        "field controls.0.relation: Input should be 'above', 'below' or 'near'",
+    ),
+    "not a number": (
+        {"controls": [{"left": "a", "relation": "above", "right": float("nan"), "says": "", "fails": ""}]},
+        "field controls.0.right",
+    ),
+    "pattern": ({"published": ["jaccard/typo"]}, "field published: 'jaccard/typo' matches no id"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_in_the_claims_file_are_named(tmp_path, fault):
+    change, message = FAULTS[fault]
     raw = yaml.safe_load(CLAIMS.read_text("utf-8"))[:1]
     raw[0].update(change)
     file = tmp_path / "claims.yaml"
     file.write_text(yaml.safe_dump(raw))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_claims(file)
+    assert str(file) in str(error.value)
+
+
+def test_all_faults_of_a_file_are_named_at_once(tmp_path):
+    raw = yaml.safe_load(CLAIMS.read_text("utf-8"))[:2]
+    raw[0]["name"] = 3
+    del raw[1]["note"]
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    with pytest.raises(
+        ValueError, match="'jaccard_order', field name: .*'jaccard_depth', field note: Field required"
+    ):
+        load_claims(file)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "cannot be read"),
+        (b'[{"id": "a", "value": 0.5', "cannot be read"),
+        (b"\xff\xfe[]", "cannot be read"),
+        (b"{}", "no list of entries"),
+        (
+            b'[{"id": "a", "value": "0.5"}]',
+            "entry 'a', field group: Field required; .*entry 'a', field value",
+        ),
+        (b'["a"]', "entry number 1: "),
+    ],
+)
+def test_broken_published_numbers_are_named_with_their_file(tmp_path, content, message):
+    file = tmp_path / "published_results.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        published(file)
+    assert str(file) in str(error.value)
+
+
+def test_an_id_that_is_declared_twice_is_refused(tmp_path):
+    raw = yaml.safe_load(CLAIMS.read_text("utf-8"))[:1]
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump(raw + raw))
+    with pytest.raises(ValueError, match="jaccard_order: declared twice"):
         load_claims(file)
 
 
@@ -302,7 +361,28 @@ def test_heatmaps_by_target_stream_and_control(tmp_path):
 
 def test_a_table_of_another_shape_is_named(tmp_path):
     write(tmp_path, "04_patterns", "model setting share", [("trained", "global_lambda1", 0.5)])
-    with pytest.raises(
-        ValueError, match=r"04_patterns\.csv: column or row 'coding' is missing; run notebook 04"
-    ):
+    with pytest.raises(ValueError, match=r"04_patterns\.csv: it lacks .*'coding'.*; run notebook 04"):
         read_quantities(tmp_path)
+
+
+def test_settings_are_known_by_gate_and_weight(tmp_path):
+    """A profile may call its settings anything."""
+    columns = "model setting seed coding pattern n_latents share"
+    patterns = ("all alive", "all dead", "1 of 3", "2 of 3", "dead in dino", "dead in clip_txt")
+    rows = [("trained", "mine", seed, "joint", name, 1, 0.1) for seed in (0, 1) for name in patterns]
+    write(tmp_path, "04_patterns", columns, rows)
+    settings = [Setting("mine", "local", 0.5), Setting("other", "global", 1.0)]
+    found = read_quantities(tmp_path, settings).found
+    assert found["patterns/local_lambda0.5/all_alive"].values == (0.1, 0.1)
+    assert found["patterns/local_lambda0.5/mixed"].values == (0.2, 0.2)
+    assert found["patterns/local_lambda0.5/dead_range"].values == (0, 0)
+    assert not any("mine" in key for key in found)
+
+
+def test_rules_of_quantities_are_checked_field_by_field(tmp_path):
+    file = tmp_path / "quantities.yaml"
+    file.write_text("- {id: a, table: b, value: c, filter: d, of: median}")
+    with pytest.raises(
+        ValueError, match="quantities.yaml: .*'a', field of: .*'mean'.*'a', field filter: Unexpected"
+    ):
+        read_declared(file, Rule)

@@ -2,19 +2,7 @@ import math
 
 import pytest
 
-from sparc_lib.claims.verdicts import (
-    Condition,
-    Outcome,
-    Sample,
-    because,
-    compare,
-    decide,
-    direction,
-    examine,
-    number,
-    share_reached,
-    trend,
-)
+from sparc_lib.claims.verdicts import Condition, Outcome, Sample, because, compare, decide, examine, number
 
 
 def outcome(holds):
@@ -125,30 +113,3 @@ def test_samples_show_their_spread_and_refuse_nan():
 )
 def test_numbers_have_three_digits(x, text):
     assert number(x) == text
-
-
-def test_trend_is_a_rank_correlation():
-    assert trend([8, 16, 32, 64], [0.4, 0.3, 0.2, 0.1]) == pytest.approx(-1)
-    assert trend([8, 16, 32, 64], [0.1, 0.2, 0.3, 0.25]) == pytest.approx(0.8)
-    assert trend([1, 2, 3], [5, 5, 5]) == 0
-    with pytest.raises(ValueError, match="at least three points"):
-        trend([1, 2], [1, 2])
-
-
-def test_direction_needs_every_seed():
-    assert [direction(t) for t in ([-1, -0.7], [0.8, 0.7], [-1, -0.6], [1, -1], [0.69, 1])] == [
-        "falls",
-        "rises",
-        "has no clear direction",
-        "has no clear direction",
-        "has no clear direction",
-    ]
-
-
-def test_share_reached_of_the_best_improvement():
-    x, y = [0, 0.1, 1, 3], [1.0, 0.6, 0.2, 0.0]
-    assert [share_reached(x, y, at) for at in x] == pytest.approx([0, 0.4, 0.8, 1])
-    assert share_reached([0, 1, 3], [0.5, 0.1, 0.3], 1) == 1  # best in the middle
-    assert share_reached([0, 1, 3], [0.1, 0.2, 0.3], 1) == 0  # never improves
-    with pytest.raises(ValueError, match="0.3 is not among"):
-        share_reached(x, y, 0.3)

@@ -10,18 +10,21 @@ from sparc_lib.alignment import jaccard_per_latent, label_counts
 from sparc_lib.evaluation import encode_store
 from sparc_lib.losses import nmse
 from sparc_lib.profiles import load_profile
-from sparc_lib.studies import ablations
+from sparc_lib.studies import ablations, tables
 from sparc_lib.studies.ablations import (
     PARAMETERS,
-    Job,
+    POINT,
     along,
     course,
     curve,
-    jobs,
+    direction,
     measure,
     reached,
-    run,
+    run_of,
+    share_reached,
     sweep,
+    sweep_runs,
+    trend,
     trends,
     values,
 )
@@ -39,10 +42,28 @@ def tiny():
     return dataclasses.replace(smoke, sparc=sparc, ablations=sweep_)
 
 
+def points(profile):
+    """The runs of a sweep as a table with the columns POINT."""
+    return pd.DataFrame(
+        [
+            (
+                run.model,
+                run.setting.gate,
+                run.setting.cross_weight,
+                run.sparc.k,
+                run.sparc.n_latents,
+                run.seed,
+            )
+            for run in sweep_runs(profile)
+        ],
+        columns=POINT,
+    )
+
+
 def test_each_run_once_headline_with_all_seeds_and_one_control_a_size(tiny):
-    found = jobs(tiny)
-    assert len(found) == len(set(found)) == 18
-    count = pd.DataFrame(found).groupby(["model", "gate", "cross_weight", "k", "n_latents"]).size()
+    found = points(tiny)
+    assert len(found) == len(found.drop_duplicates()) == 18
+    count = found.groupby(["model", "gate", "cross_weight", "k", "n_latents"]).size()
     assert count.trained.loc[:, :, 4, 16].tolist() == [2, 2, 2, 2]  # gate x λ of the headline: seeds 0, 1
     assert (
         count.trained.drop(index=[(g, w, 4, 16) for g in ("global", "local") for w in (0.0, 1.0)]).tolist()
@@ -51,8 +72,8 @@ def test_each_run_once_headline_with_all_seeds_and_one_control_a_size(tiny):
     assert count.untrained.to_dict() == {
         (g, 1.0, k, size): 1 for g in ("global", "local") for k, size in ((4, 16), (2, 16), (4, 32))
     }
-    cost = [job.n_latents * job.k for job in found if job.model == "trained"]
-    assert cost == sorted(cost, reverse=True)
+    cost = (found.n_latents * found.k)[found.model == "trained"]
+    assert cost.is_monotonic_decreasing
 
 
 def test_the_profiles_own_value_is_always_swept(tiny):
@@ -71,9 +92,10 @@ def test_shipped_sweeps_have_the_values_of_the_paper_and_at_least_three_of_k_and
 
 
 def test_a_sweep_is_cached_and_the_same_in_every_backend(tiny, small_store, monkeypatch):
-    train, test = small_store("train"), small_store("test", 40)
-    first = sweep(tiny, train, test, progress=False)
-    assert tuple(first.columns) == ablations.COLUMNS and len(first) == 18 * 21
+    stores = {"train": small_store("train"), "test": small_store("test", 40)}
+    monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
+    first = sweep(tiny)
+    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 21
     assert np.isfinite(first[first.metric.str.contains("nmse|fvu|dead|l0|recall")].value).all()
 
     def refuse(*_, **__):
@@ -81,22 +103,17 @@ def test_a_sweep_is_cached_and_the_same_in_every_backend(tiny, small_store, monk
 
     monkeypatch.setattr(ablations, "measure", refuse)
     with joblib.parallel_config(backend="threading", n_jobs=2):
-        pd.testing.assert_frame_equal(sweep(tiny, train, test, progress=False), first)
+        pd.testing.assert_frame_equal(sweep(tiny), first)
     longer = dataclasses.replace(tiny, ablations=dataclasses.replace(tiny.ablations, test_samples=30))
     with pytest.raises(AssertionError, match="built again"):  # other test pairs are another result
-        sweep(longer, train, test, progress=False)
+        sweep(longer)
 
 
-def test_two_processes_that_want_one_stage_build_it_once(tiny, small_store, tmp_path):
-    train, test = small_store("train"), small_store("test", 40)
-    job = Job("trained", "global", 1.0, 4, 16, 0)
-    with joblib.parallel_config(backend="loky", n_jobs=2, inner_max_num_threads=1):
-        one, two = joblib.Parallel()(
-            joblib.delayed(run)(tiny, job, train.directory, test.directory) for _ in range(2)
-        )
-    pd.testing.assert_frame_equal(one, two)
-    stages = [path.name for path in (tmp_path / "data" / "stages").iterdir() if path.is_dir()]
-    assert sorted(name.split("-")[0] for name in stages) == ["ablation", "sparc"]
+def test_a_run_is_the_profiles_with_the_sizes_of_its_point(tiny):
+    run = run_of(tiny, "untrained", "local", 7, {"cross_weight": 0.5, "k": 2, "n_latents": 32})
+    assert (run.model, run.seed, run.setting.gate, run.setting.cross_weight) == ("untrained", 7, "local", 0.5)
+    assert (run.sparc.k, run.sparc.n_latents, run.sparc.epochs) == (2, 32, tiny.ablations.epochs)
+    assert run.sparc.batch_size == tiny.sparc.batch_size
 
 
 def test_measures_are_what_they_say(tiny, small_store):
@@ -125,21 +142,20 @@ def test_measures_are_what_they_say(tiny, small_store):
     assert ("joint", "recall_1") not in found
 
 
-def test_local_codes_do_not_depend_on_the_coding_and_threads_are_given_back(tiny, small_store):
-    train, test = small_store("train"), small_store("test", 40)
-    before = torch.get_num_threads()
-    table = run(tiny, Job("trained", "local", 0.0, 4, 16, 0), train.directory, test.directory)
-    assert torch.get_num_threads() == before
+def test_local_codes_do_not_depend_on_the_coding(tiny, small_store):
+    store = small_store("test", 40)
+    run = run_of(tiny, "trained", "local", 0, {"cross_weight": 0.0, "k": 4, "n_latents": 16})
+    model = tables.model_of(tiny, run, store)
+    found = measure(model, store.tensors(), store.labels, np.random.default_rng(0), 2)
+    table = pd.DataFrame(found)
     by = table.pivot(index="metric", columns="coding", values="value").dropna()
     same = by.drop(index="jaccard_shuffled")  # drawn anew for each coding
     np.testing.assert_allclose(same.joint, same.independent, rtol=1e-5)
 
 
 def test_curves_hold_the_other_parameters_still(tiny):
-    rows = [
-        (*job, "joint", "cross_nmse", job.k + 100 * job.n_latents + job.cross_weight) for job in jobs(tiny)
-    ]
-    table = pd.DataFrame(rows, columns=ablations.COLUMNS)
+    table = points(tiny).assign(coding="joint", metric="cross_nmse")
+    table["value"] = table.k + 100 * table.n_latents + table.cross_weight
     by_k = curve(table, tiny, "k", "cross_nmse", "joint", "global")
     assert by_k.index.tolist() == [2, 4] and by_k[0].tolist() == [1603.0, 1605.0]
     assert np.isnan(by_k[1][2]) and by_k[1][4] == 1605.0  # seed 1 ran at the headline only
@@ -155,11 +171,10 @@ def test_trends_and_shares_are_taken_for_every_seed_that_covers_the_sweep(tiny):
             tiny.ablations, cross_weights=(0.0, 0.1), k=(2, 3), n_latents=(32, 64), seeds=(0,)
         ),
     )
-    rows = [
-        (*job, "joint", "cross_nmse", (1 if job.gate == "global" else -1) * job.k - 0.2 * job.cross_weight)
-        for job in jobs(wider)
-    ]
-    found = trends(pd.DataFrame(rows, columns=ablations.COLUMNS), wider)
+    table = points(wider).assign(coding="joint", metric="cross_nmse")
+    sign = table.gate.map({"global": 1, "local": -1})
+    table["value"] = sign * table.k - 0.2 * table.cross_weight
+    found = trends(table, wider)
     assert course(found, "k", "cross_nmse", "joint", "global") == "rises"
     assert course(found, "k", "cross_nmse", "joint", "local") == "falls"
     assert course(found, "n_latents", "cross_nmse", "joint", "local") == "has no clear direction"
@@ -168,3 +183,30 @@ def test_trends_and_shares_are_taken_for_every_seed_that_covers_the_sweep(tiny):
     assert set(found.seed) == {0}  # seed 1 ran at the headline only
     with pytest.raises(KeyError, match="no row with metric"):
         course(found, "k", "self_nmse", "joint", "global")
+
+
+def test_trend_is_a_rank_correlation():
+    assert trend([8, 16, 32, 64], [0.4, 0.3, 0.2, 0.1]) == pytest.approx(-1)
+    assert trend([8, 16, 32, 64], [0.1, 0.2, 0.3, 0.25]) == pytest.approx(0.8)
+    assert trend([1, 2, 3], [5, 5, 5]) == 0
+    with pytest.raises(ValueError, match="at least three points"):
+        trend([1, 2], [1, 2])
+
+
+def test_direction_needs_every_seed():
+    assert [direction(t) for t in ([-1, -0.7], [0.8, 0.7], [-1, -0.6], [1, -1], [0.69, 1])] == [
+        "falls",
+        "rises",
+        "has no clear direction",
+        "has no clear direction",
+        "has no clear direction",
+    ]
+
+
+def test_share_reached_of_the_best_improvement():
+    x, y = [0, 0.1, 1, 3], [1.0, 0.6, 0.2, 0.0]
+    assert [share_reached(x, y, at) for at in x] == pytest.approx([0, 0.4, 0.8, 1])
+    assert share_reached([0, 1, 3], [0.5, 0.1, 0.3], 1) == 1  # best in the middle
+    assert share_reached([0, 1, 3], [0.1, 0.2, 0.3], 1) == 0  # never improves
+    with pytest.raises(ValueError, match="0.3 is not among"):
+        share_reached(x, y, 0.3)

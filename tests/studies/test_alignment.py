@@ -12,9 +12,10 @@ from sparc_lib.model import SPARC
 from sparc_lib.notebook.gallery import exhibits
 from sparc_lib.nulls import permutation_null, shuffled_latents_null
 from sparc_lib.profiles import load_profile
-from sparc_lib.retrieval import retrieval_metrics
 from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import alignment as ar
+from sparc_lib.studies import retrieval, tables
+from sparc_lib.studies.tables import by_setting, pick
 from sparc_lib.taxonomy import Taxonomy
 
 TREE = {
@@ -49,64 +50,52 @@ def sparc(store, gate="global"):
 
 def test_rows_are_the_metrics_of_the_library(store):
     model = sparc(store)
-    report = ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=ar.CODINGS)
+    jaccard = ar.jaccard_table(model, store, TAXONOMY, SPEC, np.random.default_rng(0))
     for coding in ar.CODINGS:
         codes = encode_store(model, store, coding)
         for activations, top_n in (("all", None), ("top", SPEC.top_n)):
             counts = label_counts(codes, store.labels, top_n)
             for depth in (1, 2):
                 per_latent = jaccard_per_latent(counts, TAXONOMY, depth, min_samples=ar.SUPPORT)
-                rows = ar.pick(
-                    report.jaccard,
-                    coding=coding,
-                    activations=activations,
-                    min_samples=ar.SUPPORT,
-                    depth=depth,
+                rows = pick(
+                    jaccard, coding=coding, activations=activations, min_samples=ar.SUPPORT, depth=depth
                 ).set_index("latents")
                 means = mean_jaccard(per_latent, counts, min_samples=ar.SUPPORT)
                 assert rows.jaccard["all"] == means.all_latents > 0
                 assert rows.jaccard["alive"] == means.alive
                 assert rows.n_latents.to_dict() == {"all": 24, "alive": means.n_alive}
-        row = ar.pick(report.retrieval, coding=coding, query="clip_txt", reference="dino").iloc[0]
-        expected = retrieval_metrics(codes["clip_txt"], codes["dino"])
-        assert (row.recall_1, row.recall_10, row.mrr) == (
-            expected.recall[1],
-            expected.recall[10],
-            expected.mrr,
-        )
-    assert len(report.jaccard) == 2 * 2 * 2 * len(SPEC.taxonomy_depths) * 2
-    assert report.jaccard.null.isna().all()
+    assert len(jaccard) == 2 * 2 * 2 * len(SPEC.taxonomy_depths) * 2
+    assert jaccard.null.isna().all()
 
 
 def test_joint_codes_of_an_untrained_model_leak(store):
     """F3: random weights, yet the partner is found under joint coding and not under independent coding."""
-    found = ar.alignment_report(
-        sparc(store), store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=ar.CODINGS
-    )
-    joint, alone = (ar.pick(found.retrieval, coding=coding).recall_1.mean() for coding in ar.CODINGS)
-    assert joint > 5 * alone
+    model, recalls = sparc(store), []
+    for coding in ar.CODINGS:
+        rows = list(retrieval.code_rows(model, retrieval.pairs_pool(store), coding))
+        recalls.append(np.mean([row.recall_1 for row in rows]))
+    assert recalls[0] > 5 * recalls[1]
+    found = ar.jaccard_table(model, store, TAXONOMY, SPEC, np.random.default_rng(0))
     where = dict(depth=2, min_samples=1, activations="all", latents="alive")
-    joint, alone = (ar.pick(found.jaccard, coding=coding, **where).jaccard.item() for coding in ar.CODINGS)
+    joint, alone = (pick(found, coding=coding, **where).jaccard.item() for coding in ar.CODINGS)
     assert joint > 1.5 * alone
 
 
 def test_codings_agree_under_the_local_gate(store):
-    report = ar.alignment_report(sparc(store, "local"), store, TAXONOMY, SPEC, np.random.default_rng(0))
+    found = ar.jaccard_table(sparc(store, "local"), store, TAXONOMY, SPEC, np.random.default_rng(0))
     joint, alone = (
-        ar.pick(report.jaccard, coding=coding)
+        pick(found, coding=coding)
         .drop(columns=["coding", "shuffled", "rescaled"])  # drawn anew
         .reset_index(drop=True)
         for coding in ar.CODINGS
     )
     pd.testing.assert_frame_equal(joint, alone)
-    assert set(report.retrieval.coding) == {"independent"} and len(report.retrieval) == 6
 
 
 def test_null_stands_at_the_leaves_and_is_reproducible(store):
     model = sparc(store)
     first, again = (
-        ar.alignment_report(model, store, TAXONOMY, SPEC, np.random.default_rng(3), True, ()).jaccard
-        for _ in range(2)
+        ar.jaccard_table(model, store, TAXONOMY, SPEC, np.random.default_rng(3), True) for _ in range(2)
     )
     pd.testing.assert_frame_equal(first, again)
     with_null = first[first.null.notna()]
@@ -117,11 +106,9 @@ def test_null_stands_at_the_leaves_and_is_reproducible(store):
     null = permutation_null(
         codes, store.labels, np.random.default_rng(3), SPEC.null_repeats, taxonomy=TAXONOMY
     )
-    row = ar.pick(with_null, coding="joint", activations="all", min_samples=1, latents="all").iloc[0]
+    row = pick(with_null, coding="joint", activations="all", min_samples=1, latents="all").iloc[0]
     assert row.null == pytest.approx(null.mean()) and row.null > 0
-    unpermuted = ar.alignment_report(
-        model, store, TAXONOMY, SPEC, np.random.default_rng(3), retrieval=()
-    ).jaccard
+    unpermuted = ar.jaccard_table(model, store, TAXONOMY, SPEC, np.random.default_rng(3))
     pd.testing.assert_frame_equal(
         unpermuted.drop(columns=["null", "corrected"]), first.drop(columns=["null", "corrected"])
     )
@@ -134,75 +121,75 @@ def test_null_stands_at_the_leaves_and_is_reproducible(store):
 
 
 def test_patterns_add_up(store):
-    patterns = ar.alignment_report(
-        sparc(store), store, TAXONOMY, SPEC, np.random.default_rng(0), retrieval=()
-    ).patterns
+    patterns = ar.pattern_table(sparc(store), store)
     for coding in ar.CODINGS:
-        rows = ar.pick(patterns, coding=coding).set_index("pattern").n_latents
+        rows = pick(patterns, coding=coding).set_index("pattern").n_latents
         assert rows[["all alive", "2 of 3", "1 of 3", "all dead"]].sum() == 24
         dead_somewhere = 3 * rows["all dead"] + 2 * rows["1 of 3"] + rows["2 of 3"]
         assert sum(rows[f"dead in {stream}"] for stream in store.streams) == dead_somewhere > 0
 
 
-def test_pool_limits_queries_and_gallery(store):
-    spec = dataclasses.replace(SPEC, retrieval_pool=40)
-    assert set(
-        ar.alignment_report(
-            sparc(store), store, TAXONOMY, spec, np.random.default_rng(0)
-        ).retrieval.n_reference
-    ) == {40}
-    assert set(ar.raw_clip_retrieval(store, 40).n_reference) == {40}
-    x = store.tensors()
-    expected = retrieval_metrics(x["clip_txt"], x["clip_img"]).recall[1]
-    row = ar.pick(ar.raw_clip_retrieval(store), query="clip_txt").iloc[0]
-    assert row.reference == "clip_img" and row.recall_1 == expected
-
-
 def test_all_settings_with_their_controls(store, monkeypatch):
     """Which model is measured on which features, and what is asked for the first seed only."""
-    asked = []
+    asked, made = set(), []
     profile = load_profile("smoke")
 
-    def features(profile, split, random_weights=None, progress=True):
-        asked.append((split, random_weights))
+    def features(profile, split, random_weights=None):
+        asked.add((split, random_weights))
         return store
 
     class Trained:
         def __init__(self, profile, setting, seed, store, progress):
             self.model = sparc(store, setting.gate)
 
-    monkeypatch.setattr(ar, "features", features)
-    monkeypatch.setattr(ar, "trained", Trained)
-    monkeypatch.setattr(ar, "untrained", lambda profile, setting, seed, store: sparc(store, setting.gate))
-    report = ar.report_with_controls(profile, TAXONOMY, progress=False, n_jobs=1)
-    assert set(asked) == {(split, weights) for split in ("train", "test") for weights in (None, ar.RANDOM)}
-    groups = report.jaccard.groupby(["model", "setting"]).seed.unique().map(list)
-    for setting in profile.settings:
-        assert groups["trained", setting.name] == list(profile.seeds)
-        assert (
-            groups["untrained", setting.name] == groups["random encoders", setting.name] == [profile.seeds[0]]
-        )
-    assert set(ar.pick(report.retrieval, coding="joint").seed) == {profile.seeds[0]}
-    assert len(ar.pick(report.retrieval, model="raw")) == 2
-    values = ar.by_setting(
-        report.retrieval,
-        "recall_1",
-        model="trained",
-        coding="independent",
-        query="clip_txt",
-        reference="clip_img",
-    )
-    assert list(values) == [s.name for s in profile.settings]
+    def untrained(profile, setting, seed, store):
+        made.append(setting.gate)
+        return sparc(store, setting.gate)
+
+    monkeypatch.setattr(tables, "features", features)
+    monkeypatch.setattr(tables, "trained", Trained)
+    monkeypatch.setattr(tables, "untrained", untrained)
+    monkeypatch.setattr(ar, "code_table", lambda profile: None)
+    report = ar.report_with_controls(profile, TAXONOMY)
+    assert asked == {(split, weights) for split in ("train", "test") for weights in (None, tables.RANDOM)}
+    assert made == 2 * ["local", "global"]  # of two tables: λ does not reach an untrained model
+    for table in (report.jaccard, report.patterns):
+        seeds = table.groupby(["model", "setting"]).seed.unique().map(list)
+        for setting in profile.settings:
+            assert seeds["trained", setting.name] == list(profile.seeds)
+            for control in ("untrained", "random encoders"):
+                assert seeds[control, setting.name] == [profile.seeds[0]]
+    with_null = report.jaccard[report.jaccard.null.notna()]
+    assert set(with_null.seed) == {profile.seeds[0]} and set(with_null.model) == set(tables.KINDS)
+    leaf = dict(latents="all", activations="all", min_samples=1, depth=max(SPEC.taxonomy_depths))
+    values = by_setting(report.jaccard, "jaccard", model="trained", coding="independent", **leaf)
+    assert list(values) == [setting.name for setting in profile.settings]
     assert {len(seeds) for seeds in values.values()} == {len(profile.seeds)}
+    nulls = tables.controls(report.jaccard, "jaccard", coding="independent", **leaf)
+    assert list(nulls) == ["untrained", "random encoders", "shuffled latents", "permuted labels"]
+    assert all(list(of) for of in nulls.values())
+
+
+def test_settings_may_be_called_anything(store, monkeypatch):
+    """Nothing hangs on the four names: the same numbers under other ones."""
+    smoke = load_profile("smoke")
+    renamed = dataclasses.replace(
+        smoke, settings=tuple(dataclasses.replace(s, name=f"my {i}") for i, s in enumerate(smoke.settings))
+    )
+    monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: store)
+    monkeypatch.setattr(ar, "code_table", lambda profile: None)
+    first, second = (ar.report_with_controls(profile, TAXONOMY) for profile in (smoke, renamed))
+    names = {old.name: new.name for old, new in zip(smoke.settings, renamed.settings)}
+    pd.testing.assert_frame_equal(first.jaccard.replace({"setting": names}), second.jaccard)
 
 
 def test_pick_says_what_there_is():
     table = pd.DataFrame({"coding": ["joint"], "value": [1.0]})
-    assert ar.pick(table, coding="joint").value.item() == 1
+    assert pick(table, coding="joint").value.item() == 1
     with pytest.raises(KeyError, match="no row with coding = 'both'; it takes joint"):
-        ar.pick(table, coding="both")
+        pick(table, coding="both")
     with pytest.raises(KeyError, match="no column 'gate'; this table has coding, value"):
-        ar.pick(table, gate="global")
+        pick(table, gate="global")
 
 
 def test_gallery_shows_what_fires_strongest_and_no_image_twice(store):

@@ -10,9 +10,9 @@ from sparc_lib.evaluation import encode_store
 from sparc_lib.model import SPARC
 from sparc_lib.profiles import load_profile
 from sparc_lib.store.reader import FeatureStore
-from sparc_lib.studies import classification as classification_report
-from sparc_lib.studies.classifier import ClassifierSpec, _average_precision, classify
-from sparc_lib.studies.representations import Features, Reconstruction, SparseCodes
+from sparc_lib.studies import classification, tables
+from sparc_lib.studies.classification import ClassifierSpec, _average_precision
+from sparc_lib.studies.representations import Features, Reconstruction, SparseCodes, Split
 
 FAST = ClassifierSpec(hidden=32, epochs=15, min_steps=1, batch_size=64)
 
@@ -32,6 +32,11 @@ class Rows:
         return found
 
 
+def fit(train, train_labels, test, test_labels, *options, **more):
+    splits = Split(train, sp.csr_array(train_labels)), Split(test, sp.csr_array(test_labels))
+    return classification.classify(*splits, *options, **more)
+
+
 def data(n=400, classes=4, seed=0):
     """Labels that need a hidden layer: class c is the sign of a product of two dimensions."""
     draw = np.random.default_rng(seed)
@@ -41,7 +46,7 @@ def data(n=400, classes=4, seed=0):
 
 def test_learns_what_no_linear_probe_can():
     (x, y), (x_test, y_test) = data(2000), data(500, seed=1)
-    found = classify(
+    found = fit(
         Rows(x * [100, 1, 1, 0.01, 1, 1] + 7), y, Rows(x_test * [100, 1, 1, 0.01, 1, 1] + 7), y_test, FAST
     )
     assert found.mean_ap > 0.85 and 0.1 < found.chance < 0.3
@@ -53,7 +58,7 @@ def test_learns_what_no_linear_probe_can():
 def test_unrelated_labels_score_chance():
     (x, _), (x_test, y_test) = data(600), data(3000, seed=1)
     _, y = data(600, seed=2)
-    found = classify(Rows(x), y, Rows(x_test), y_test, ClassifierSpec(epochs=2, min_steps=1))
+    found = fit(Rows(x), y, Rows(x_test), y_test, ClassifierSpec(epochs=2, min_steps=1))
     assert found.mean_ap == pytest.approx(found.chance, abs=0.06)
 
 
@@ -62,7 +67,7 @@ def test_sparse_codes_equal_the_same_rows_dense_and_stay_sparse_outside_a_batch(
     dense = draw.random((300, 40)) * (draw.random((300, 40)) < 0.1)
     labels = sp.csr_array(dense[:, :5] > 0)
     both = Rows(dense), SparseCodes(sp.csr_array(dense))
-    found = [classify(inputs, labels, inputs, labels, FAST, seed=3) for inputs in both]
+    found = [fit(inputs, labels, inputs, labels, FAST, seed=3) for inputs in both]
     np.testing.assert_allclose(found[0].average_precision, found[1].average_precision, atol=1e-4)
     assert found[0].mean_ap > 0.95
     big = SparseCodes(sp.csr_array((10**6, 10**6)))  # dense it would need 4 TB
@@ -72,7 +77,7 @@ def test_sparse_codes_equal_the_same_rows_dense_and_stay_sparse_outside_a_batch(
 def test_seeds_decide_everything_and_leave_the_global_generator_alone():
     (x, y), state = data(), torch.get_rng_state()
     short = ClassifierSpec(epochs=2, min_steps=1)
-    first, again, other = (classify(Rows(x), y, Rows(x), y, short, seed).mean_ap for seed in (0, 0, 1))
+    first, again, other = (fit(Rows(x), y, Rows(x), y, short, seed).mean_ap for seed in (0, 0, 1))
     assert first == again != other
     assert torch.equal(state, torch.get_rng_state())
 
@@ -126,17 +131,13 @@ def test_table_holds_every_representation_and_is_kept(tmp_path, monkeypatch):
             (0, "test", 0, 200),
         )
     }
-    monkeypatch.setattr(
-        classification_report,
-        "features",
-        lambda p, split, weights=None, progress=True: stores[weights, split],
-    )
+    monkeypatch.setattr(tables, "features", lambda p, split, weights=None: stores[weights, split])
     profile = load_profile("smoke")
     profile = dataclasses.replace(
         profile, sparc=dataclasses.replace(profile.sparc, n_latents=24, k=3, epochs=1)
     )
     spec = ClassifierSpec(hidden=16, epochs=10, min_steps=1, batch_size=64)
-    table = classification_report.classification_table(profile, spec, progress=False, n_jobs=1)
+    table = classification.classification_table(profile, spec)
     first = table[(table.setting == "global_lambda1") & (table.model == "trained")]
     assert first.groupby(["kind", "seed"]).size().to_dict() == {
         ("codes", 0): 3,
@@ -151,15 +152,15 @@ def test_table_holds_every_representation_and_is_kept(tmp_path, monkeypatch):
     }
     raw = table[table.kind == "raw"].groupby("model").mean_ap.mean()
     assert raw["trained"] > 0.9 > raw["random encoders"] + 0.2
-    monkeypatch.setattr(classification_report, "_rows", None)
-    assert classification_report.classification_table(profile, spec, progress=False, n_jobs=1).equals(table)
+    monkeypatch.setattr(classification, "_measure", lambda *_: pytest.fail("measured again"))
+    assert classification.classification_table(profile, spec).equals(table)
 
 
 def test_clear_errors():
     x, y = data(50)
     with pytest.raises(ValueError, match="train: 50 samples but 49 rows"):
-        classify(Rows(x), y[1:], Rows(x), y)
-    with pytest.raises(ValueError, match="test 5 and 4"):
-        classify(Rows(x), y, Rows(x[:, 1:]), y)
+        fit(Rows(x), y[1:], Rows(x), y)
+    with pytest.raises(ValueError, match="test 5 dimensions and 4 classes"):
+        fit(Rows(x), y, Rows(x[:, 1:]), y)
     with pytest.raises(ValueError, match="none of 4 classes"):
-        classify(Rows(x), y, Rows(x), np.zeros_like(y), FAST)
+        fit(Rows(x), y, Rows(x), np.zeros_like(y), FAST)

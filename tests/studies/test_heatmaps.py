@@ -1,4 +1,6 @@
-"""The heatmap benchmark on a handful of scenes: complete, comparable, repeatable; its rules say what they should."""
+"""The heatmap benchmark on a handful of scenes: complete, comparable, repeatable, with rules that hold."""
+
+import dataclasses
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from sparc_lib.attribution.methods import (
     UNTRAINED,
     WHOLE,
     WRONG,
+    Benchmark,
     Guide,
     Method,
     absent_classes,
@@ -36,7 +39,16 @@ from sparc_lib.attribution.words import hit_difference, word_scores
 from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
 from sparc_lib.paths import WEIGHTS
-from sparc_lib.studies.heatmaps import KEYS, SCORES, HeatmapReport, _score, paired_difference, verdicts
+from sparc_lib.profiles import load_profile
+from sparc_lib.studies.heatmaps import (
+    KEYS,
+    SCORES,
+    HeatmapReport,
+    heatmap_report,
+    paired_difference,
+    score,
+    verdicts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +73,17 @@ def maps(pair, data):
     guides = [
         a_guide(pair, data, gate, seed, f"{gate}_lambda1") for gate in ("global", "local") for seed in (0, 1)
     ]
-    return benchmark_maps(
-        data, "miniworld", pair, guides, guides[0], np.random.default_rng(0), progress=False
+    random_pair = (
+        DinoEncoder(WEIGHTS / "dino", random_weights=1),
+        ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", random_weights=1),
     )
+    benchmark = Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
+    return benchmark_maps(benchmark, np.random.default_rng(0), progress=False)
 
 
 @pytest.fixture(scope="module")
 def report(maps, data):
-    return _score(maps, data, progress=False)
+    return score(maps, data)
 
 
 def test_every_method_covers_every_region(maps, data):
@@ -80,6 +95,7 @@ def test_every_method_covers_every_region(maps, data):
         assert len(have(group="SPARC", target=CAPTION, setting=f"{gate}_lambda1")) == codings * 2 * 2
         assert len(have(group="SPARC", target=NAMED, setting=f"{gate}_lambda1")) == 2 * 2
     assert len(have(target=WRONG)) == 2 * 2 and len(have(target=SIMILARITY)) == 1
+    assert len(have(target=RANDOM_WEIGHTS)) == 2
     joint, alone = (
         maps[Method("SPARC", CAPTION, "dino", "global_lambda1", coding, 0)]
         for coding in ("joint", "independent")
@@ -123,7 +139,7 @@ def test_summary_is_the_mean_of_the_regions(report, data):
 def test_without_masks_only_emptiness_is_measured(maps, data):
     """Every method has its row, and no score in it."""
     bare = data._replace(regions=[region._replace(instances=()) for region in data.regions])
-    found = _score(maps, bare, progress=False)
+    found = score(maps, bare)
     numbers = found.summary.drop(columns=KEYS)
     assert numbers.drop(columns="not_empty").isna().all(axis=None) and numbers.not_empty.between(0, 1).all()
     assert len(found.regions) == len(found.summary) * len(data.regions) and len(found.pairs)
@@ -268,5 +284,12 @@ def test_empty_methods_are_told_apart(data):
         Method("SPARC", SUM): np.zeros((len(data.regions), 12, 12), np.float32),
         Method("control", WHOLE): np.ones((len(data.regions), 12, 12), np.float32),
     }
-    summary = _score(empty, data, progress=False).summary
+    summary = score(empty, data).summary
     assert summary.not_empty.tolist() == [0, 1] and summary.iou[0] == summary.iou[1]
+
+
+def test_a_profile_without_cross_reconstruction_is_refused():
+    smoke = load_profile("smoke")
+    apart = [setting for setting in smoke.settings if setting.cross_weight == 0]
+    with pytest.raises(ValueError, match="profile smoke: no setting has cross_weight above 0"):
+        heatmap_report(dataclasses.replace(smoke, settings=tuple(apart)))

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from sparc_lib.model import SPARC
 from sparc_lib.profiles import load_profile
 from sparc_lib.retrieval import retrieval_metrics
 from sparc_lib.store.reader import FeatureStore
-from sparc_lib.studies import baselines_report
+from sparc_lib.studies import baselines, tables
 from sparc_lib.studies import retrieval as rr
 from sparc_lib.studies.representations import train_means
 
@@ -83,9 +84,8 @@ def test_rows_are_the_librarys_metrics_of_all_kinds_and_pairs(store):
     model, pool = sparc(store), rr.pairs_pool(store)
     means = train_means(store)
     torch.testing.assert_close(means["dino"], store.tensors()["dino"].mean(0))
-    rows = rr.labelled(
-        list(rr.model_rows(model, pool, (rr.CODES, rr.OWN, rr.CROSS, rr.CENTRED), means=means)), seed=4
-    )
+    kinds = (rr.CODES, rr.OWN, rr.CROSS, rr.CENTRED)
+    rows = pd.DataFrame(rr.model_rows(model, pool, kinds, means=means), columns=rr.Row._fields)
     assert rows.groupby("kind").size().to_dict() == {rr.CODES: 6, rr.CROSS: 6, rr.CENTRED: 6, rr.OWN: 3}
     x, code = store.tensors(), model.encode(store.tensors(), "independent")
     q, r = "dino", "clip_txt"
@@ -98,12 +98,12 @@ def test_rows_are_the_librarys_metrics_of_all_kinds_and_pairs(store):
         (rr.CENTRED, r): (rebuilt - means[r], x[r] - means[r]),
     }
     for (kind, reference), sides in expected.items():
-        found = rows.query("kind == @kind and query == @q and reference == @reference").iloc[0]
+        found = tables.pick(rows, kind=kind, query=q, reference=reference).iloc[0]
         want = retrieval_metrics(*sides)
         assert (found.recall_1, found.recall_5, found.recall_10, found.median_rank) == pytest.approx(
             (*want.recall.values(), want.median_rank), abs=1e-6
         )
-        assert found.mrr == pytest.approx(want.mrr, abs=1e-6) and (found.seed, found.n_reference) == (4, N)
+        assert found.mrr == pytest.approx(want.mrr, abs=1e-6) and found.n_reference == N
 
 
 def test_independent_codes_of_one_stream_do_not_see_the_others(store):
@@ -116,11 +116,13 @@ def test_independent_codes_of_one_stream_do_not_see_the_others(store):
         encode_store(model, features, "joint")["dino"] for features in (pool.features, other.features)
     )
     assert (joint != apart).nnz > 0
-    row, alone = (
-        rr.joint_row(model, pool),
-        rr.search(pool, rr.CODES, "clip_txt", "clip_img", *(codes[s] for s in ("clip_txt", "clip_img"))),
+    pair = ("clip_txt", "clip_img")
+    joint, alone = (
+        {(row.query, row.reference): row for row in rr.code_rows(model, pool, coding)}
+        for coding in ("joint", "independent")
     )
-    assert row.coding == "joint" and row.recall_5 > 3 * alone.recall_5
+    assert joint[pair].coding == "joint" and joint[pair].recall_5 > 3 * alone[pair].recall_5
+    assert alone[pair] == rr.search(pool, rr.CODES, pair, codes["clip_txt"], codes["clip_img"])
 
 
 def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
@@ -143,12 +145,10 @@ def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
     profile = dataclasses.replace(
         profile, sparc=dataclasses.replace(profile.sparc, n_latents=24, k=3, epochs=1)
     )
-    for module in (rr, baselines_report):
-        monkeypatch.setattr(
-            module, "features", lambda p, split, weights=None, progress=True, **_: folders[weights, split]
-        )
+    for module in (rr, tables):
+        monkeypatch.setattr(module, "features", lambda p, split, weights=None, **_: folders[weights, split])
     monkeypatch.setattr(rr, "encoders", lambda *a, **k: (None, Text()))
-    table = rr.retrieval_table(profile, progress=False, n_jobs=1)
+    table = rr.retrieval_table(profile)
     per_model = table[table.protocol == "pairs"].groupby(["model", "setting", "seed", "coding"]).size()
     assert len(per_model["trained"].index) == 2 * 4 + 1  # settings x seeds, and one joint row
     assert per_model["trained", "global_lambda1", 1, "independent"] == 6 + 6 + 6 + 3
@@ -160,14 +160,27 @@ def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
     }
     others = table[(table.protocol != "pairs") & (table.model == "trained")]
     assert set(zip(others.protocol, others.n_query)) == {("captions", 52), ("captions", 70), ("joined", 52)}
-    base = baselines_report.baseline_table(profile, progress=False, n_jobs=1)
+    base = baselines.baseline_table(profile)
     seeds = base[base.model == "trained"].groupby("kind").seed.nunique().to_dict()
-    assert seeds == {m: 1 + (m in baselines_report.SEEDED) for m in baselines_report.METHODS}
+    assert seeds == {m: 2 if m in baselines.SEEDED else 1 for m in baselines.METHODS}
     assert set(base.groupby("kind").size()) == {2 * 2, 2 * 6, 3 * 6}  # CLIP only; without and with a seed
-    monkeypatch.setattr(rr, "_tables", None)
-    monkeypatch.setattr(baselines_report, "_tables", None)
-    assert rr.retrieval_table(profile, False).equals(table)
-    assert baselines_report.baseline_table(profile, False).equals(base)
+    for module in (rr, baselines):
+        monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured again"))
+    assert rr.retrieval_table(profile).equals(table) and baselines.baseline_table(profile).equals(base)
+    codes = rr.code_table(profile)
+    groups = codes.groupby(["model", "setting", "seed", "coding"], sort=False).size()
+    for setting in profile.settings:
+        assert groups["trained", setting.name].to_dict() == {
+            (0, "joint"): 6,
+            (0, "independent"): 6,
+            (1, "independent"): 6,
+        }
+        for control in ("untrained", "random encoders"):
+            assert groups[control, setting.name].to_dict() == {(0, "joint"): 6, (0, "independent"): 6}
+    assert groups["raw"].to_dict() == {("raw_clip", 0, "features"): 2} and len(codes) == sum(groups)
+    alone = tables.pick(table, kind=rr.CODES, coding="independent", protocol="pairs", model="trained")
+    again = tables.pick(codes, coding="independent", model="trained")
+    assert alone[rr.CODE_COLUMNS].reset_index(drop=True).equals(again.reset_index(drop=True))
 
 
 def setting_names(profile):
