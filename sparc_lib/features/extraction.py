@@ -70,7 +70,7 @@ class Extraction:
 
     @cached_property
     def samples(self) -> Samples:
-        """What is known of the pairs besides features. Raises StoreError if the data set contradicts itself."""
+        """What is known of the pairs besides features. Raises StoreError where these disagree."""
         data = self.dataset
         labels = clean_labels(data.labels)
         samples = Samples(
@@ -93,7 +93,7 @@ class Extraction:
 
 
 def extract(task: Extraction, out_dir: str | Path, folder: Path | None = None) -> FeatureStore:
-    """Streams dino, clip_img and clip_txt of every pair, float16, under `out_dir`; each image is encoded once.
+    """Streams dino, clip_img, clip_txt of every pair, float16, under `out_dir`; each image is encoded once.
 
     folder: of the blocks, which other processes may fill, too (`encode_blocks`); default `<out_dir>.blocks`.
     Blocks that are there are not computed again; when the store is whole, they are removed. A finished store
