@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sparc_lib.feeds import TensorFeed
 
 from sparc_lib import SPARC, FeatureStore, sparc_loss, train_step
+from sparc_lib.evaluation import TensorFeed
 from sparc_lib.retrieval import retrieval_metrics
 from sparc_lib.training import TrainConfig, make_optimizer, train
 

@@ -13,7 +13,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from .sizes import Deadline, Sizes, milliseconds
 
@@ -40,7 +39,7 @@ DINO_PREPROCESSING = {
 class GeneratedPhotos:
     """Pairs of an image and a caption over a few JPEG files, in the interface that extraction expects."""
 
-    name, split, fingerprint = "generated", "all", "generated"
+    name, split = "generated", "all"
 
     def __init__(self, paths: list[Path], n: int):
         self.paths = paths
@@ -88,15 +87,15 @@ def encoders(folder: Path, size: Sizes, device: torch.device, precision: str):
     return DinoEncoder(folder, **options), ClipEncoder("ViT-L-14", **options)
 
 
-def loading_rate(data: GeneratedPhotos, pair, batch: int, workers: int, limit: float) -> float:
-    """Images a second that `workers` processes read, decode and preprocess for both encoders."""
-    from sparc_lib.features.loading import Images, collate
+def loading_rate(task, limit: float) -> float:
+    """Images a second that the task's workers read, decode, preprocess for both encoders, and tokenise."""
+    from sparc_lib.features.loading import Batches, load_ahead
 
-    images = Images(data, range(len(data)), pair[0].preprocess, pair[1].preprocess)
-    loader = DataLoader(images, batch_size=batch, num_workers=workers, collate_fn=collate)
+    size = task.batch_size
+    groups = [task.images[start : start + size] for start in range(0, len(task.images), size)]
     begin, done = time.perf_counter(), 0
-    for numbers, *_ in loader:
-        done += len(numbers)
+    for batch in load_ahead(Batches(task.dataset, task.dino, task.clip, size, groups), task.workers):
+        done += len(batch.readable)
         if time.perf_counter() - begin > limit:
             break
     return done / (time.perf_counter() - begin)
@@ -111,7 +110,7 @@ def encoding_rate(features: Callable, inputs, device: torch.device, repeats: int
 def run(size: Sizes, device: torch.device, deadline: Deadline) -> Iterator[dict]:
     """Images a second of loading, of each encoder and of the whole extraction, and which of them is the
     slowest."""
-    from sparc_lib.features.extraction import extract
+    from sparc_lib.features.extraction import Extraction, extract
 
     workers = min(16, os.cpu_count() or 1)
     repeats = size.timed_steps // 2
@@ -121,7 +120,8 @@ def run(size: Sizes, device: torch.device, deadline: Deadline) -> Iterator[dict]
         begin = time.perf_counter()
         pair = encoders(folder, size, device, "bfloat16")
         yield {"what": "encoders with random weights made", "s": time.perf_counter() - begin}
-        loaded = loading_rate(data, pair, size.encoder_batch, workers, 0.2 * deadline.left)
+        task = Extraction(data, *pair, batch_size=size.encoder_batch, workers=workers, progress=False)
+        loaded = loading_rate(task, 0.2 * deadline.left)
         yield {"what": f"JPEGs read and preprocessed, {workers} workers", "per_s": loaded}
         image_rates = {}
         pixels = [torch.randn(size.encoder_batch, 3, *_side(one), device=device) for one in pair]
@@ -136,7 +136,7 @@ def run(size: Sizes, device: torch.device, deadline: Deadline) -> Iterator[dict]
         rate = encoding_rate(pair[1].text_features, captions, device, repeats)
         yield {"what": "ClipEncoder, captions, tokenizer included", "precision": "bfloat16", "per_s": rate}
         begin = time.perf_counter()
-        extract(data, *pair, folder / "store", size.encoder_batch, workers=workers, progress=False)
+        extract(task, folder / "store")
         whole = len(data) / (time.perf_counter() - begin)
         yield {"what": "extract: JPEGs and captions to a store", "precision": "bfloat16", "per_s": whole}
         both = 1 / sum(1 / image_rates[kind, "bfloat16"] for kind in ("DinoEncoder", "ClipEncoder"))

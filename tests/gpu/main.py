@@ -29,6 +29,7 @@ PARTS = {  # seconds that each may take; with the imports under 8 minutes
     "evaluation": 60,
 }
 TOTAL = 470  # seconds for everything
+TINY_LIMIT = 600  # seconds of a part at tiny sizes, which a busy machine may need
 PACKAGES = (  # that the library imports somewhere
     *("torch", "numpy", "scipy", "pandas", "tqdm", "yaml", "pydantic", "filelock", "joblib", "sklearn"),
     *("networkx", "PIL", "torchvision", "transformers", "open_clip", "safetensors", "h5py", "psutil"),
@@ -75,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         }
         for name in options.only:
             limit = min(PARTS[name], TOTAL - (time.monotonic() - begin))
+            if options.tiny:
+                limit = TINY_LIMIT
             print(f"{name}: up to {limit:.0f} s", flush=True)
             part = supervised(name, limit, options, environment, Path(scratch) / f"{name}.json")
             report["machine"] |= part.pop("versions", {})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 RUN = Path(__file__).parent / "run.sh"
 PARTS = ["checks", "train_step", "epoch", "extraction", "evaluation"]
 
