@@ -19,14 +19,21 @@ Sets up an environment first if there is none.
   --force             build cached stages (features, trained models) anew
   --offline           never use the network
   --update-notebooks  write the executed outputs back into notebooks/ (mini only)
-  --test              run the tests: pytest, then nbval over the notebooks
+  --test              run the tests: formatting, lint, layers, pytest, and nbval
+                      over the notebooks; goes with --offline only
   --help              show this text
 
 Environment variables: SPARC_PROFILE (default profile), SPARC_DATA (features,
 checkpoints; default data/), SPARC_DATASETS (as --data-root; default datasets/ in
 SPARC_DATA), SPARC_OUTPUT (parent of figures/ and results/; default here),
 SPARC_NOTEBOOKS (default notebooks/), SPARC_PROFILES (a folder of your own profiles).
-Exit code: 0 all done; 1 a notebook or test failed; 2 wrong use or no environment.
+Folders may be relative to where you are. Exit code: 0 all done; 1 a notebook or
+test failed; 2 wrong use, no environment, or a folder that cannot be written.
+
+Windows: run it inside WSL (wsl --install, then its Ubuntu shell), with the clone
+in WSL's own home folder, not under /mnt/c, which is many times slower.
+macOS: the system's Python is too old; brew install python@3.12, or micromamba.
+Notebooks run on the CPU there, also on Apple silicon.
 HELP
 }
 
@@ -40,7 +47,7 @@ usable() {
 import importlib.util, pathlib, sys
 import sparc_lib
 here = pathlib.Path(sparc_lib.__file__).resolve().parents[1] == pathlib.Path(sys.argv[1]).resolve()
-needed = ("torch", "papermill", "ipykernel", "nbformat", "yaml", "psutil")
+needed = ("torch", "papermill", "ipykernel", "nbformat", "yaml", "psutil", "filelock")
 sys.exit(not (here and all(importlib.util.find_spec(name) for name in needed)))
 PY
 }
@@ -72,6 +79,19 @@ finish() { pins >"$1/.sparc-ready"; rm -f "$1.installing"; }
 # The installer reported an error itself: what it left is consistent and can be completed.
 abandon() { rm -f "$1.installing"; die "$2"; }
 
+# What a reader on this system ought to know before anything is installed.
+note_system() {
+  case "$(uname -s 2>/dev/null)" in
+    MINGW* | MSYS* | CYGWIN*)
+      die "native Windows is not supported; install WSL (wsl --install) and run this in its shell, see --help" ;;
+    Darwin) say "macOS: notebooks run on the CPU, also on Apple silicon" ;;
+    Linux)
+      case "${WSL_DISTRO_NAME:+$REPO}" in
+        /mnt/?/*) say "WSL: this clone lies on a Windows drive, which is slow; move it to your WSL home folder" ;;
+      esac ;;
+  esac
+}
+
 find_python3() {
   local name
   for name in python3 python3.13 python3.12 python3.11; do
@@ -84,7 +104,8 @@ setup_venv() {  # creates or completes .venv
   local env="$REPO/.venv" base
   begin "$env"
   if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
-    base="$(find_python3)" || abandon "$env" "no environment, and no Python 3.11 or later; install Python or micromamba"
+    base="$(find_python3)" ||
+      abandon "$env" "no environment, and no Python 3.11 or later; install Python or micromamba (macOS: brew install python@3.12)"
     rm -rf "$env"
     say "creating $env with $base"
     "$base" -m venv "$env" ||
@@ -134,6 +155,7 @@ main() {
       --help | -h) usage; exit 0 ;;
       --profile | --from | --only | --data-root)
         if [ $# -lt 2 ] || [ "${2#--}" != "$2" ]; then die "$1 needs a value; see --help"; fi
+        if [ -z "$2" ]; then die "$1 is empty; is the variable unset? Give a value, or leave the option out"; fi
         shift ;;
       --offline) OFFLINE=yes ;;
       --fetch | --force | --update-notebooks | --test) ;;
@@ -141,8 +163,10 @@ main() {
     esac
     shift
   done
+  note_system
   choose_python
-  exec "$PYTHON" -m sparc_lib.run.runner ${options[@]+"${options[@]}"}
+  # -P: a folder that holds another sparc_lib (or a yaml.py) must not pass for ours when called from there.
+  exec "$PYTHON" -P -m sparc_lib.run.runner ${options[@]+"${options[@]}"}
 }
 
 # Sourcing this file defines the functions without running anything.

@@ -8,7 +8,7 @@ too, beside an untrained model and the nulls of nulls.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from .taxonomy import Taxonomy
 
 
 def as_csr(matrix, name: str) -> sp.csr_array:
-    """CSR [rows, columns] without explicit zeros from CSR, `Codes`, a tensor or a dense array.
+    """CSR [rows, columns] without explicit zeros from CSR, a `Code`, a tensor or a dense array.
 
     Raises ValueError, naming `name`, unless it is a finite matrix.
     """
@@ -32,6 +32,8 @@ def as_csr(matrix, name: str) -> sp.csr_array:
         matrix = np.asarray(matrix)
     if matrix.ndim != 2:
         raise ValueError(f"{name}: expected a matrix [samples, columns], got shape {matrix.shape}")
+    if matrix.dtype.kind in "iu":
+        matrix = matrix.astype(np.int64)  # 256 repeated entries of uint8 would add up to 0
     csr = sp.csr_array(matrix)
     if not csr.has_canonical_format:
         csr = csr.copy()
@@ -46,8 +48,8 @@ def as_csr(matrix, name: str) -> sp.csr_array:
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """counts[stream]: n_{l,s}[c], int64 [L, C]. support[stream]: labelled samples on which the latent
-    fires (of its top n, if `label_counts` got top_n), int64 [L]."""
+    """counts[stream]: n_{l,s}[c], int64 [L, C]. support[stream]: labelled samples on which the latent fires
+    (of its top n, if `label_counts` got top_n), int64 [L]."""
 
     counts: Mapping[str, np.ndarray]
     support: Mapping[str, np.ndarray]
@@ -74,11 +76,10 @@ class LabelCounts:
 
 
 def checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], sp.csr_array]:
+    """Codes of every stream and 0/1 labels as CSR. Raises ValueError where they do not fit together."""
     if not codes_by_stream:
         raise ValueError("codes_by_stream is empty; pass {stream: codes [samples, n_latents]}")
-    codes = {
-        stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()
-    }
+    codes = _all_csr(codes_by_stream)
     labels = as_csr(labels, "labels")
     if labels.shape[1] == 0:
         raise ValueError("labels have no classes (shape [samples, 0]); pass the store's labels [samples, C]")
@@ -95,8 +96,12 @@ def checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], 
     return codes, labels
 
 
+def _all_csr(codes_by_stream: Mapping) -> dict[str, sp.csr_array]:
+    return {stream: as_csr(codes, f"codes of stream {stream!r}") for stream, codes in codes_by_stream.items()}
+
+
 def firing(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
-    """0/1 matrix [L, samples]: z > 0, or only each latent's `top_n` largest activations (first samples win ties)."""
+    """0/1 [L, samples]: z > 0, or only each latent's `top_n` largest activations (first samples win ties)."""
     if top_n is not None and top_n < 1:
         raise ValueError(f"top_n={top_n}: pass a positive number of samples, or None for all activations")
     by_latent = codes.T.tocsr()
@@ -112,6 +117,7 @@ def firing(codes: sp.csr_array, top_n: int | None) -> sp.csr_array:
 
 
 def count(fires: Mapping[str, sp.csr_array], labels: sp.csr_array) -> LabelCounts:
+    """Counts from what `firing` and `checked` give."""
     labelled = (np.diff(labels.indptr) > 0).astype(np.int64)
     return LabelCounts(
         {stream: (matrix @ labels).toarray() for stream, matrix in fires.items()},
@@ -122,9 +128,9 @@ def count(fires: Mapping[str, sp.csr_array], labels: sp.csr_array) -> LabelCount
 def label_counts(codes_by_stream: Mapping, labels, top_n: int | None = None) -> LabelCounts:
     """Count, per stream, latent and class, the samples with z_s[:, l] > 0 that carry the class.
 
-    codes_by_stream: {stream: codes [n, L]}, CSR, `Codes`, tensor or array. labels: [n, C], non-zero
-    means present. A sample without labels counts nowhere. top_n: only the n samples that activate the
-    latent most; they are chosen among all samples, those without labels then drop out (as published).
+    codes_by_stream: {stream: codes [n, L]}, CSR, `Code`, tensor or array. labels: [n, C], non-zero means
+    present. A sample without labels counts nowhere. top_n: only the n samples that activate the latent most;
+    they are chosen among all samples, those without labels then drop out (as published).
 
     Raises ValueError for streams of different length or width, no streams, no classes, NaN.
     """
@@ -133,29 +139,22 @@ def label_counts(codes_by_stream: Mapping, labels, top_n: int | None = None) -> 
 
 
 def jaccard_per_latent(
-    counts: LabelCounts,
-    taxonomy: Taxonomy | None = None,
-    depth: int | None = None,
-    *,
-    min_samples: int = 1,
-    streams: Sequence[str] | None = None,
+    counts: LabelCounts, taxonomy: Taxonomy | None = None, depth: int | None = None, *, min_samples: int = 1
 ) -> np.ndarray:
     """Hierarchical Jaccard per latent, float64 [L]; the paper's headline is its mean over all L.
 
-    J = sum_c min(n_s[c], n_t[c]) / sum_c max(...), averaged over the pairs of streams in which the latent
-    is alive; 0 with fewer than two alive streams. Classes are lifted to depth <= `depth` of `taxonomy`
-    (None: its leaves; no taxonomy: classes as they are). min_samples: support threshold, see
-    `LabelCounts.alive`. streams: compare these only.
+    J = sum_c min(n_s[c], n_t[c]) / sum_c max(...), averaged over the pairs of streams in which the latent is
+    alive; 0 with fewer than two alive streams. Classes are lifted to depth <= `depth` of `taxonomy` (None:
+    its leaves; no taxonomy: classes as they are). min_samples: support threshold, see `LabelCounts.alive`.
 
-    Raises KeyError for an unknown stream; ValueError for fewer than two streams, a depth without a
-    taxonomy, or a taxonomy of another number of classes.
+    Raises ValueError for fewer than two streams, a depth without a taxonomy, or a taxonomy of another number
+    of classes.
     """
-    streams = counts.streams if streams is None else tuple(streams)
-    if len(set(streams)) < 2:
-        raise ValueError(f"Jaccard compares streams; got {list(streams)}, pass at least two")
+    if len(counts.streams) < 2:
+        raise ValueError(f"Jaccard compares streams; got {list(counts.streams)}, pass at least two")
     if taxonomy is None and depth is not None:
         raise ValueError(f"depth={depth} without a taxonomy; pass Taxonomy.from_open_images(tree, classes)")
-    lifted = {stream: counts[stream] for stream in streams}
+    lifted = dict(counts.counts)
     if taxonomy is not None:
         lift = taxonomy.lift(taxonomy.max_depth if depth is None else depth)
         for stream, matrix in lifted.items():
@@ -166,29 +165,27 @@ def jaccard_per_latent(
                 )
             lifted[stream] = (lift.T @ matrix.T).T
     total, pairs = 0.0, 0
-    for s, t in combinations(streams, 2):
+    for s, t in combinations(counts.streams, 2):
         both = counts.alive(s, min_samples) & counts.alive(t, min_samples)
+        shared = np.minimum(lifted[s], lifted[t]).sum(1)
         union = np.maximum(lifted[s], lifted[t]).sum(1)
-        total = total + np.where(both, np.minimum(lifted[s], lifted[t]).sum(1) / np.maximum(union, 1), 0.0)
+        total = total + np.where(both, shared / np.maximum(union, 1), 0.0)
         pairs = pairs + both
     return total / np.maximum(pairs, 1)
 
 
 class JaccardMeans(NamedTuple):
-    """all_latents: dead ones as 0 (the headline). alive: over the n_alive latents that are alive in at
-    least two streams, those on which J is defined (F4); NaN if there is none."""
+    """all_latents: dead ones as 0 (the headline). alive: over the n_alive latents that are alive in at least
+    two streams, those on which J is defined (F4); NaN if there is none."""
 
     all_latents: float
     alive: float
     n_alive: int
 
 
-def mean_jaccard(
-    per_latent: np.ndarray, counts: LabelCounts, *, min_samples: int = 1, streams: Sequence[str] | None = None
-) -> JaccardMeans:
-    """Both means of `jaccard_per_latent` [L]; pass the min_samples and streams it was computed with."""
-    streams = counts.streams if streams is None else streams
-    defined = sum(counts.alive(stream, min_samples).astype(int) for stream in streams) >= 2
+def mean_jaccard(per_latent: np.ndarray, counts: LabelCounts, *, min_samples: int = 1) -> JaccardMeans:
+    """Both means of `jaccard_per_latent` [L]; pass the min_samples it was computed with."""
+    defined = sum(counts.alive(stream, min_samples).astype(int) for stream in counts.streams) >= 2
     if per_latent.shape != defined.shape:
         raise ValueError(f"per_latent has shape {per_latent.shape}, the counts hold {len(defined)} latents")
     alive = float(per_latent[defined].mean()) if defined.any() else float("nan")
@@ -223,10 +220,8 @@ def activation_patterns(counts: LabelCounts, *, min_samples: int = 1) -> Activat
 
 def firing_density(codes_by_stream: Mapping) -> dict[str, np.ndarray]:
     """Share of samples on which each latent fires (z > 0), float64 [L] per stream: the density histogram."""
-    codes = {
-        stream: as_csr(matrix, f"codes of stream {stream!r}") for stream, matrix in codes_by_stream.items()
-    }
-    return {
-        stream: np.bincount(matrix.indices[matrix.data > 0], minlength=matrix.shape[1]) / matrix.shape[0]
-        for stream, matrix in codes.items()
-    }
+    density = {}
+    for stream, codes in _all_csr(codes_by_stream).items():
+        active = np.bincount(codes.indices[codes.data > 0], minlength=codes.shape[1])
+        density[stream] = active / codes.shape[0]
+    return density

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,18 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.feature_extraction.text import CountVectorizer
 
-from .feeds import Captioned
+from .alignment import firing
 
 NO_NAME = -1
 PRIOR = 10  # samples
 
 
 class ConceptNames(NamedTuple):
-    """Per stream and latent, [n_latents] each: the class that names it (column of `classes`, NO_NAME if none); that
-    class's purity, its share of the latent's most activating labelled samples (0 where the latent never fires); and
-    the support, the number of these samples, at most the `top` of `concept_names`."""
+    """Per stream and latent, [n_latents] each: the class that names it (column of `classes`, NO_NAME if
+    none), that class's purity, its share of the latent's most activating labelled samples (0 where the latent
+    never fires), and the support, the number of these samples, at most the `top` of `concept_names`."""
 
     classes: list[str]
     named: dict[str, np.ndarray]
@@ -30,7 +29,9 @@ class ConceptNames(NamedTuple):
     support: dict[str, np.ndarray]
 
     def firm(self, stream: str) -> np.ndarray:
-        """Purity as if PRIOR more samples without the class had been seen, [n_latents]: one lucky sample is no name."""
+        """Purity as if PRIOR more samples without the class had been seen, [n_latents]: no name by one lucky
+        sample.
+        """
         return self.purity[stream] * self.support[stream] / (self.support[stream] + PRIOR)
 
     def column(self, concept: str) -> int:
@@ -44,26 +45,24 @@ class ConceptNames(NamedTuple):
     def latents(
         self, concept: str | int, streams: Sequence[str] | None = None, every: bool = True
     ) -> np.ndarray:
-        """Latents that carry this name in every (else: in any) of `streams` (default all), most firmly named first."""
-        column = concept if isinstance(concept, (int, np.integer)) else self.column(concept)
+        """Latents that carry this name in every (else: any) of `streams` (default all), most firmly first."""
+        column = self.column(concept) if isinstance(concept, str) else concept
         chosen = list(streams or self.named)
         carries = np.array([self.named[stream] == column for stream in chosen])
-        found = np.flatnonzero(carries.all(0) if every else carries.any(0))
+        carriers = np.flatnonzero(carries.all(0) if every else carries.any(0))
         firm = np.mean([self.firm(stream) for stream in chosen], axis=0)
-        return found[np.argsort(-firm[found], kind="stable")]
+        return carriers[np.argsort(-firm[carriers], kind="stable")]
 
     def table(self, stream: str) -> np.ndarray:
         """Bool [n_classes, n_latents]: which latents carry which name in a stream."""
         return self.named[stream][None] == np.arange(len(self.classes))[:, None]
 
     def counts(self) -> pd.DataFrame:
-        """Number of latents per class (index): one column a stream, then "every" (in all streams) and "any"."""
+        """Number of latents per class (index): a column a stream, then "every" (in all streams) and "any"."""
         tables = {stream: self.table(stream) for stream in self.named}
-        every, some = (
-            np.logical_and.reduce(list(tables.values())),
-            np.logical_or.reduce(list(tables.values())),
-        )
-        columns = {name: table.sum(1) for name, table in {**tables, "every": every, "any": some}.items()}
+        stacked = np.array(list(tables.values()))  # [streams, n_classes, n_latents]
+        tables |= {"every": stacked.all(0), "any": stacked.any(0)}
+        columns = {name: table.sum(1) for name, table in tables.items()}
         return pd.DataFrame(columns, index=pd.Index(self.classes, name="class"))
 
 
@@ -76,12 +75,13 @@ def concept_names(
 ) -> ConceptNames:
     """Name every latent by what its most activating samples show.
 
-    codes {stream: CSR [n, n_latents]}, labels CSR [n, n_classes]. Among a latent's `top` most activating samples that
-    have a label (fewer if fewer activate it) the class that most of them carry names it, if their share is at least
-    `purity`. Ties go to the first class. Raises ValueError for codes and labels of different length.
+    codes {stream: CSR [n, n_latents]}, labels CSR [n, n_classes]. Among a latent's `top` most activating
+    samples that have a label (fewer if fewer activate it) the class that most of them carry names it, if
+    their share is at least `purity`. Ties go to the first class. Raises ValueError for codes and labels of
+    different length.
     """
     labels = sp.csr_array(labels).astype(np.float64)
-    labelled = np.asarray(labels.sum(1)).ravel() > 0
+    labelled = np.flatnonzero(labels.sum(1) > 0)
     named, shares, support = {}, {}, {}
     for stream, matrix in codes.items():
         if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
@@ -89,63 +89,49 @@ def concept_names(
                 f"stream {stream!r}: {matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} "
                 "classes do not fit together"
             )
-        member = _top_members(sp.csc_array(matrix), labelled, top)  # [n_latents, n], 0 or 1
-        support[stream] = np.asarray(member.sum(1)).ravel().astype(int)
-        share = (member @ labels).toarray() / np.maximum(support[stream], 1)[
-            :, None
-        ]  # [n_latents, n_classes]
-        shares[stream] = share.max(1)
-        named[stream] = np.where(shares[stream] >= purity, share.argmax(1), NO_NAME)
-        named[stream][shares[stream] == 0] = NO_NAME
+        member = firing(sp.csr_array(matrix)[labelled], top)  # [n_latents, labelled samples], 0 or 1
+        support[stream] = member.sum(1).astype(int)
+        share = (member @ labels[labelled]).toarray() / np.maximum(support[stream], 1)[:, None]
+        shares[stream] = share.max(1)  # over classes, of [n_latents, n_classes]
+        carried = (shares[stream] >= purity) & (shares[stream] > 0)
+        named[stream] = np.where(carried, share.argmax(1), NO_NAME)
     return ConceptNames(list(classes), named, shares, support)
 
 
-def _top_members(columns: sp.csc_array, labelled: np.ndarray, top: int) -> sp.csr_array:
-    rows = []
-    for latent in range(columns.shape[1]):
-        part = slice(columns.indptr[latent], columns.indptr[latent + 1])
-        samples, values = columns.indices[part], columns.data[part]
-        keep = labelled[samples] & (values > 0)
-        samples, values = samples[keep], values[keep]
-        rows.append(samples[np.argsort(-values, kind="stable")[:top]])
-    indptr = np.cumsum([0] + [len(row) for row in rows])
-    return sp.csr_array(
-        (np.ones(indptr[-1]), np.concatenate([*rows, np.zeros(0, int)]), indptr), shape=columns.shape[::-1]
-    )
-
-
 def class_latents(codes: sp.csr_matrix, labels: sp.csr_array, more_than: int = 50) -> np.ndarray:
-    """The published rule for segmentation: bool [n_classes, n_latents], latents of one stream that are active in more
-    than `more_than` of the class's samples."""
+    """The published rule for segmentation: bool [n_classes, n_latents], latents of one stream that are active
+    in more than `more_than` of the class's samples."""
     active = (sp.csr_array(codes) > 0).astype(np.float32)
     return (sp.csr_array(labels).astype(np.float32).T @ active).toarray() > more_than
 
 
 def exhibit_concept(names: ConceptNames, columns: Sequence[int], least: int = 3) -> int:
-    """A class to show, by rule: among those that occur at least `least` times in `columns` (else: at all), the one that
-    names a latent most firmly in every stream; only if none does, in any stream. Ties go to the first."""
-    often = Counter(int(c) for c in columns)
-    candidates = sorted(c for c, n in often.items() if n >= least) or sorted(often)
-    everywhere = np.min([names.firm(stream) for stream in names.named], axis=0)
+    """A class to show, by rule: among those that occur at least `least` times in `columns` (else: at all),
+    the one that names a latent most firmly in every stream; only if none does, in any stream. Ties go to the
+    first."""
+    often = Counter(int(column) for column in columns)
+    candidates = sorted(column for column, n in often.items() if n >= least) or sorted(often)
+    weakest = np.min([names.firm(stream) for stream in names.named], axis=0)  # of the streams, [n_latents]
 
     def rank(column: int) -> tuple[float, float]:
-        every, some = names.latents(column), names.latents(column, every=False)
-        return (max(everywhere[every], default=0.0), max(everywhere[some], default=0.0))
+        in_every, in_any = names.latents(column), names.latents(column, every=False)
+        return max(weakest[in_every], default=0.0), max(weakest[in_any], default=0.0)
 
     return max(candidates, key=rank)
 
 
 def strongest(column: sp.csc_matrix, image_ids: Sequence[str], n: int) -> np.ndarray:
     """Rows [<= n] of the largest values, one an image (an image may have several captions)."""
-    rows = column.indices[np.argsort(-column.data, kind="stable")]
-    first = {image_ids[row]: row for row in rows[::-1]}  # of an image's rows the strongest stays
-    return np.array([row for row in rows if first[image_ids[row]] == row][:n], dtype=int)
+    best = {}  # of each image the strongest row, in falling order
+    for row in column.indices[np.argsort(-column.data, kind="stable")]:
+        best.setdefault(image_ids[row], row)
+    return np.array(list(best.values())[:n], dtype=int)
 
 
 class FoundLatent(NamedTuple):
-    """A latent that a search brought up. purity {stream: share}, only of the streams in which it carries the name;
-    top {stream: store rows of its strongest distinct images, best first}; words: those that set its strongest
-    captions apart from the rest, most telling first."""
+    """A latent that a search brought up. purity {stream: share}, only of the streams in which it carries the
+    name; top {stream: store rows of its strongest distinct images, best first}; words: those that set its
+    strongest captions apart from the rest, most telling first."""
 
     latent: int
     concept: str
@@ -155,77 +141,65 @@ class FoundLatent(NamedTuple):
 
 
 def search(
-    names: ConceptNames,
-    query: str,
-    codes: Mapping[str, sp.csr_matrix],
-    store: Captioned,
-    most: int = 5,
-    n_top: int = 5,
-    n_words: int = 4,
+    names: ConceptNames, query: str, codes: Mapping[str, sp.csr_matrix], store, most: int = 5, n_top: int = 5
 ) -> list[FoundLatent]:
-    """ "Which latents mean cat?": latents named so, first by the number of streams that agree, then by `firm`.
+    """Answer "which latents mean cat?": latents named so, first by the number of streams that agree, then by
+    `firm`.
 
-    codes are those of the store's samples. Raises KeyError for a class that is not in the data.
+    codes are those of the store's samples; of the store `image_ids` and `captions` are used. At most `most`
+    latents, with n_top images each. Raises KeyError for a class that is not in the data.
     """
     column = names.column(query)
     carries = {stream: named == column for stream, named in names.named.items()}
     agree = np.sum(list(carries.values()), axis=0)
     firm = np.mean([names.firm(stream) * carries[stream] for stream in carries], axis=0)
-    found = np.lexsort((-firm, -agree))[:most]
-    background = _documents(store.captions)
-    out = []
-    for latent in (int(i) for i in found if agree[i]):
-        top = {
-            stream: strongest(sp.csc_matrix(matrix[:, [latent]]), store.image_ids, n_top)
-            for stream, matrix in codes.items()
-        }
-        out.append(
-            FoundLatent(
-                latent,
-                names.classes[column],
-                {s: float(names.purity[s][latent]) for s in carries if carries[s][latent]},
-                top,
-                telling_words(codes["clip_txt"][:, [latent]], store.captions, background, n_words)
-                if "clip_txt" in codes
-                else [],
-            )
-        )
-    return out
+    first = np.lexsort((-firm, -agree))[:most]
+    captions = CaptionWords.of(store.captions)
+    answers = []
+    for latent in first[agree[first] > 0].tolist():
+        top = {}
+        for stream, matrix in codes.items():
+            top[stream] = strongest(sp.csc_matrix(matrix[:, [latent]]), store.image_ids, n_top)
+        purity = {s: float(names.purity[s][latent]) for s in carries if carries[s][latent]}
+        words = telling_words(codes["clip_txt"][:, [latent]], captions) if "clip_txt" in codes else []
+        answers.append(FoundLatent(latent, names.classes[column], purity, top, words))
+    return answers
 
 
-def _documents(captions: Sequence[str]) -> Counter:
-    """In how many captions every word occurs."""
-    return Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower())))
+class CaptionWords(NamedTuple):
+    """words [V], sorted, without English stop words; said: which caption says which, 0/1 CSR [n, V]."""
+
+    words: np.ndarray
+    said: sp.csr_matrix
+
+    @classmethod
+    def of(cls, captions: Sequence[str]) -> CaptionWords:
+        """The words of captions, in lower case. Captions without words make an empty vocabulary."""
+        counter = CountVectorizer(token_pattern=r"\w+", stop_words="english", binary=True, dtype=np.int32)
+        try:
+            said = counter.fit_transform(captions)
+        except ValueError:  # scikit-learn's word for an empty vocabulary
+            return cls(np.array([], dtype=str), sp.csr_matrix((len(captions), 0), dtype=np.int32))
+        return cls(counter.get_feature_names_out(), said)
 
 
-def telling_words(
-    column: sp.csr_matrix,
-    captions: Sequence[str],
-    background: Counter | None = None,
-    most: int = 4,
-    top: int = 50,
-) -> list[str]:
-    """Words that occur more often in the `top` captions that activate a latent most (column [n, 1]) than elsewhere,
-    by log-odds with half a count added to every cell, of at least two standard errors; only words in at least a fifth
-    of those captions. Stop words tell nothing: the usual English ones, and what more than half of all captions say."""
+def telling_words(column: sp.csr_matrix, captions: CaptionWords, most: int = 4, top: int = 50) -> list[str]:
+    """Words that occur more often in the `top` captions that activate a latent most (column [n, 1]) than
+    elsewhere.
+
+    By log-odds with half a count added to every cell, of at least two standard errors; only words in at least
+    a fifth of those captions, and in at most half of all: what nearly every caption says tells nothing. Ties
+    by the alphabet.
+    """
     column = sp.csc_matrix(column)
     rows = column.indices[np.argsort(-column.data, kind="stable")[:top]]
-    inside, everywhere = _documents([captions[i] for i in rows]), background or _documents(captions)
-    n, rest = len(rows), len(captions) - len(rows)
-
-    def log_odds(word: str) -> tuple[float, float]:
-        a, b = inside[word], everywhere[word] - inside[word]
-        cells = np.array([a, n - a, b, rest - b]) + 0.5
-        return float(np.log(cells[0] / cells[1]) - np.log(cells[2] / cells[3])), float(
-            np.sqrt((1 / cells).sum())
-        )
-
-    telling = {
-        word: log_odds(word)
-        for word, count in inside.items()
-        if count >= max(1, n / 5) and word not in ENGLISH_STOP_WORDS and everywhere[word] <= len(captions) / 2
-    }
-    strongest_first = sorted(
-        telling, key=lambda word: (-telling[word][0], word)
-    )  # ties by name, in every process
-    return [word for word in strongest_first if telling[word][0] > 2 * telling[word][1]][:most]
+    n, n_rest = len(rows), captions.said.shape[0] - len(rows)
+    total = np.ravel(captions.said.sum(0))
+    inside = np.ravel(captions.said[rows].sum(0))
+    outside = total - inside
+    cells = np.array([inside, n - inside, outside, n_rest - outside]) + 0.5
+    log_odds = np.log(cells[0] / cells[1]) - np.log(cells[2] / cells[3])
+    error = np.sqrt((1 / cells).sum(0))
+    common = (inside >= max(1, n / 5)) & (total <= captions.said.shape[0] / 2)
+    telling = np.flatnonzero(common & (log_odds > 2 * error))
+    return captions.words[telling[np.argsort(-log_odds[telling], kind="stable")][:most]].tolist()

@@ -1,6 +1,6 @@
-"""Reconstruction scores over a data set and sparse codes of a whole store; never changes the model."""
+"""Batches of a data set, reconstruction scores over it, and its sparse codes; the model is never changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,10 +9,82 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .feeds import Data, as_feed, present
 from .model import SPARC, Codes, Coding
 
 Pair = tuple[str, str]  # (source, target)
+
+
+class Feed:
+    """Aligned samples in streams; `FeatureStore` is one. Subclasses give `__len__` and `gather`."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def gather(self, rows: Tensor | None, device="cpu") -> dict[str, Tensor]:
+        """The samples `rows` (None: all) in every stream, {stream: [len(rows), d]}, on `device`."""
+        raise NotImplementedError
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        shuffle: bool = True,
+        device="cpu",
+        drop_last: bool = False,
+        start: int = 0,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Batches {stream: [batch, d]}, fully shuffled by `generator` (None: torch's own) or in order.
+
+        start: so many batches are left out and not read, as resuming training does.
+        """
+        n = len(self)
+        order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
+        end = n - n % batch_size if drop_last else n
+        for begin in range(start * batch_size, end, batch_size):
+            yield self.gather(order[begin : begin + batch_size], device)
+
+
+class TensorFeed(Feed):
+    """Streams {name: [n, d]} resident in memory, used as they are (divide rows by their L2 norm first)."""
+
+    def __init__(self, streams: Mapping[str, Tensor]):
+        lengths = {name: len(x) for name, x in streams.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(
+                f"streams of different length or none at all: {lengths}; row i must be one sample in all"
+            )
+        self.tensors = dict(streams)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def gather(self, rows: Tensor | None, device="cpu") -> dict[str, Tensor]:
+        """As `Feed.gather`."""
+        if rows is None:
+            return {name: x.to(device) for name, x in self.tensors.items()}
+        return {name: x[rows.to(x.device)].to(device) for name, x in self.tensors.items()}
+
+
+Data = Feed | Mapping[str, Tensor]
+
+
+def as_feed(data: Data) -> Feed:
+    """`data` itself if it is a feed or has its `batches` and length, else its tensors as a feed."""
+    return data if hasattr(data, "batches") else TensorFeed(data)
+
+
+def present(model: SPARC, batch: Mapping[str, Tensor], every: bool = False) -> dict[str, Tensor]:
+    """The model's streams in a batch; other streams of the data are left out.
+
+    Raises ValueError if the batch has none of them, or with `every` if one is missing.
+    """
+    chosen = {name: batch[name] for name in model.streams if name in batch}
+    missing = [name for name in model.streams if name not in batch]
+    if not chosen or (every and missing):
+        raise ValueError(
+            f"the data have no stream {missing[0]!r}, which the model needs; they have {', '.join(batch)}"
+        )
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -80,8 +152,9 @@ class _Sums:
 def evaluate(model: SPARC, data: Data, batch_size: int = 1024) -> Evaluation:
     """NMSE and FVU of self- and cross-reconstruction, dead share and L0, for joint and independent coding.
 
-    data: a FeatureStore, anything with its `batches`, or {stream: [n, d]}, of which all samples and the model's
-    streams are used. Raises ValueError for data without samples or whose samples are all equal (no variance).
+    data: a FeatureStore, anything with its `batches`, or {stream: [n, d]}, of which all samples and the
+    model's streams are used. Raises ValueError for data without samples or whose samples are all equal (no
+    variance).
     """
     feed, device = as_feed(data), next(model.parameters()).device
     n, joint, independent = 0, _Sums(), _Sums()

@@ -86,7 +86,7 @@ def disk_full_explained(path: Path) -> Iterator[None]:
 def is_disk_full(error: BaseException, path: Path) -> bool:
     """Whether `error`, raised while `path` was written, says that the disk is full."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
     return shutil.disk_usage(folder).free < FULL_BELOW
 

@@ -1,4 +1,4 @@
-"""The SPARC objective (METHOD; section 3.3 of arXiv:2507.06265) and the two reconstruction metrics, as pure functions."""
+"""The SPARC objective (section 3.3 of arXiv:2507.06265) and two reconstruction metrics, as pure functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from .dead import auxk_indices
 from .model import SPARC, Code, Gated, Streams
 from .sparse_ops import Pattern, decode_rows
 
@@ -30,11 +29,12 @@ class LossTerms:
     l0: dict[str, Tensor]
 
     def detach(self) -> "LossTerms":
-        cut = [
+        """The same numbers without their graph."""
+        parts = [
             {key: value.detach() for key, value in part.items()}
             for part in (self.nmse, self.cross, self.auxk, self.l0)
         ]
-        return LossTerms(self.total.detach(), *cut)
+        return LossTerms(self.total.detach(), *parts)
 
 
 def nmse(reconstruction: Tensor, x: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ def nmse(reconstruction: Tensor, x: Tensor) -> Tensor:
 
 
 def fvu(reconstruction: Tensor, x: Tensor) -> Tensor:
-    """Fraction of variance unexplained: Σ ||x̂ - x||² / Σ ||x - mean(x)||² over all samples, both [n, d]. Scalar.
+    """Fraction of variance unexplained: Σ ||x̂ - x||² / Σ ||x - mean(x)||² over samples, both [n, d]. Scalar.
 
-    1 is what predicting the mean scores; NMSE credits the mean itself (F13). Raises ValueError if x does not vary.
+    1 is what predicting the mean scores; NMSE credits the mean itself (F13). ValueError if x does not vary.
     """
     variance = (x - x.mean(0)).square().sum()
     if not variance > 0:
@@ -60,74 +60,104 @@ def sparc_loss(
 ) -> LossTerms:
     """All terms of the loss for one batch, streams {name: [batch, d]}, with the gate's joint coding.
 
-    Dead latents are those of the counters as they stand; nothing is changed. Raises what `SPARC.encode` raises.
+    Dead latents are those of the counters as they stand; nothing is changed. Raises what `SPARC.encode`
+    raises.
     """
     return gated_loss(model, model.select(streams), cross_weight, aux_weight, {})
+
+
+@torch.no_grad()
+def auxk_indices(model: SPARC, gated: Gated, stream: str) -> Tensor | None:
+    """The top k_aux dead latents per sample, [batch, min(k_aux, number of dead)], or None where none is dead.
+
+    With fewer dead latents than k_aux, METHOD fills up with zeros, which decode to nothing: they are left
+    out.
+    """
+    dead = model.dead(stream)
+    count = min(model.k_aux, int(dead.sum()))
+    if not count:
+        return None
+    return gated.preactivations[stream].masked_fill(~dead, -torch.inf).topk(count, dim=1).indices
+
+
+class _Patterns:
+    """The patterns of one batch: streams that share their latents share the sorted pattern too."""
+
+    def __init__(self, n_latents: int):
+        self.n_latents = n_latents
+        self._made: dict[tuple[int, ...], tuple[Pattern, tuple[Tensor, ...]]] = {}
+
+    def of(self, *indices: Tensor) -> Pattern:
+        key = tuple(id(tensor) for tensor in indices)
+        if key not in self._made:  # the tensors are kept alive, for ids are re-used
+            self._made[key] = Pattern.stack(indices, self.n_latents), indices
+        return self._made[key][0]
 
 
 def gated_loss(
     model: SPARC, gated: Gated, cross_weight: float, aux_weight: float, buffers: Buffers
 ) -> LossTerms:
     """`sparc_loss` after the gate. `buffers` are consumed: the backward pass writes gradients into them."""
-    names, patterns = list(gated.streams), {}
-
-    def pattern(*indices: Tensor) -> Pattern:  # the global gate's one pattern is sorted once, not per stream
-        key = tuple(map(id, indices))
-        if key not in patterns:
-            patterns[key] = (
-                Pattern.stack(indices, model.n_latents),
-                indices,
-            )  # kept alive, for ids are re-used
-        return patterns[key][0]
-
+    patterns = _Patterns(model.n_latents)
     use_aux = bool(aux_weight and model.k_aux)
-    aux_indices = {s: auxk_indices(model, gated, s) if use_aux else None for s in names}
-    codes, aux_codes = {}, {}
-    for s in names:  # one differentiable gather per stream, so the encoder's gradient is written once
-        own, extra = gated.indices[s], aux_indices[s]
-        both = own if extra is None else torch.cat([own, extra], dim=1)
-        code = model.code(gated, s, both, pattern(both), buffers.pop((ENCODER, s), None))
-        codes[s] = Code(own, code.values[:, : model.k], model.n_latents)
-        if extra is not None:
-            aux_codes[s] = Code(extra, code.values[:, model.k :], model.n_latents)
-
-    def reconstruct(target: str, parts: list[Code], buffer: Tensor | None = None) -> list[Tensor]:
-        rows = decode_rows(
-            torch.cat([p.values.reshape(-1) for p in parts]),
-            model.decoder[target],
-            pattern(*(p.indices for p in parts)),
-            buffer,
-        )
-        return [*(rows + model.pre_bias[target]).split([len(p) for p in parts])]
-
+    codes, aux_codes = _codes(model, gated, use_aux, patterns, buffers)
     own_nmse, cross, auxk = {}, {}, {}
-    for t in names:  # one decode per target for all sources and AuxK, so its gradient too is written once
-        x, sources = gated.streams[t], [s for s in names if s != t]
-        parts = (
-            [codes[t]]
-            + ([codes[s] for s in sources] if cross_weight else [])
-            + ([aux_codes[t]] if t in aux_codes else [])
-        )
-        rebuilt = reconstruct(t, parts, buffers.pop((DECODER, t), None))
-        own_nmse[t] = nmse(rebuilt[0], x)
+    for target, x in gated.streams.items():  # one decode per target, so its gradient too is written once
+        sources = [name for name in gated.streams if name != target]
+        parts = [codes[target]]
+        if cross_weight:
+            parts += [codes[source] for source in sources]
+        if target in aux_codes:
+            parts.append(aux_codes[target])
+        rebuilt = _decode(model, target, parts, patterns, buffers.pop((DECODER, target), None))
+        own_nmse[target] = nmse(rebuilt[0], x)
         if use_aux:
-            residual = x - (rebuilt[0] - model.pre_bias[t]).detach()
-            auxk[t] = nmse(
-                rebuilt[-1] if t in aux_codes else model.pre_bias[t], residual
-            )  # else codes are 0 (F6)
+            residual = x - (rebuilt[0] - model.pre_bias[target]).detach()
+            revived = rebuilt[-1] if target in aux_codes else model.pre_bias[target]  # codes of 0 (F6)
+            auxk[target] = nmse(revived, residual)
+        crossed = rebuilt[1:]
         if sources and not cross_weight:  # still reported
             with torch.no_grad():
-                rebuilt[1:] = reconstruct(t, [codes[s] for s in sources])
-        cross |= {(s, t): nmse(x_hat, x) for s, x_hat in zip(sources, rebuilt[1:])}
+                crossed = _decode(model, target, [codes[source] for source in sources], patterns)
+        for source, reconstruction in zip(sources, crossed):
+            cross[source, target] = nmse(reconstruction, x)
 
-    cross = {pair: cross[pair] for pair in permutations(names, 2)}
+    cross = {pair: cross[pair] for pair in permutations(gated.streams, 2)}
     total = _mean(own_nmse)
     if cross and cross_weight:
         total = total + cross_weight * _mean(cross)
     if auxk:
         total = total + aux_weight * _mean(auxk)
-    l0 = {s: (code.values > 0).sum(1).to(total.dtype).mean() for s, code in codes.items()}
+    l0 = {name: (code.values > 0).sum(1).to(total.dtype).mean() for name, code in codes.items()}
     return LossTerms(total, own_nmse, cross, auxk, l0)
+
+
+def _codes(
+    model: SPARC, gated: Gated, use_aux: bool, patterns: _Patterns, buffers: Buffers
+) -> tuple[dict[str, Code], dict[str, Code]]:
+    """Codes of all streams and AuxK codes of those with dead latents.
+
+    One differentiable gather per stream fetches both, so the encoder's gradient is written once.
+    """
+    codes, aux_codes = {}, {}
+    for stream, chosen in gated.indices.items():
+        dead = auxk_indices(model, gated, stream) if use_aux else None
+        both = chosen if dead is None else torch.cat([chosen, dead], dim=1)
+        code = model.code(gated, stream, both, patterns.of(both), buffers.pop((ENCODER, stream), None))
+        codes[stream] = Code(chosen, code.values[:, : model.k], model.n_latents)
+        if dead is not None:
+            aux_codes[stream] = Code(dead, code.values[:, model.k :], model.n_latents)
+    return codes, aux_codes
+
+
+def _decode(
+    model: SPARC, target: str, parts: list[Code], patterns: _Patterns, buffer: Tensor | None = None
+) -> list[Tensor]:
+    """Reconstructions of `target`, one [batch, d] per code, from a single sparse product."""
+    values = torch.cat([part.values.reshape(-1) for part in parts])
+    pattern = patterns.of(*(part.indices for part in parts))
+    rows = decode_rows(values, model.decoder[target], pattern, buffer) + model.pre_bias[target]
+    return list(rows.split([len(part) for part in parts]))
 
 
 def _mean(terms: Mapping) -> Tensor:

@@ -1,9 +1,11 @@
-"""SPARC (arXiv:2507.06265, section 3): one sparse autoencoder per stream, a TopK gate that they share or not."""
+"""SPARC (arXiv:2507.06265, section 3): a sparse autoencoder per stream, a TopK gate shared or not."""
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +19,13 @@ from . import sparse_ops as ops
 Gate = Literal["global", "local"]
 Coding = Literal["joint", "independent"]
 Streams = Mapping[str, Tensor]
+PUBLISHED_KEYS = {  # ours -> the authors', of one stream
+    "encoder": "encoders.{}.weight",
+    "decoder": "decoders.{}.weight",
+    "pre_bias": "pre_biases.{}",
+    "latent_bias": "latent_biases.{}",
+    "steps_since_active": "stats_last_nonzero_{}",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +45,9 @@ class Code:
 
     def to_csr(self) -> sp.csr_matrix:
         """SciPy CSR [batch, n_latents] with the entries z > 0 only, columns sorted."""
-        values = self.values.detach().float() if self.values.dtype == torch.bfloat16 else self.values.detach()
+        values = self.values.detach()
+        if values.dtype == torch.bfloat16:  # numpy has none
+            values = values.float()
         values, indices = values.cpu().numpy(), self.indices.cpu().numpy()
         active = values > 0
         crow = np.concatenate([[0], active.sum(1).cumsum()])
@@ -45,12 +56,11 @@ class Code:
         return matrix
 
 
-class Codes(dict[str, Code]):
-    """The codes of a batch by stream name, in the model's order."""
+Codes = dict[str, Code]  # of a batch, by stream in the model's order
 
 
 class Gated(NamedTuple):
-    """A batch after the gate: checked streams [batch, d], h [batch, n_latents] (no gradient), indices [batch, k]."""
+    """A batch after the gate: x [batch, d], h [batch, n_latents] without gradient, indices [batch, k]."""
 
     streams: dict[str, Tensor]
     preactivations: dict[str, Tensor]
@@ -58,7 +68,7 @@ class Gated(NamedTuple):
 
 
 class Counters(nn.Module):
-    """A long buffer [n_latents] per stream, read like a dict."""
+    """A long buffer [n_latents] per stream, read by its name."""
 
     def __init__(self, names: tuple[str, ...], n_latents: int):
         super().__init__()
@@ -68,11 +78,14 @@ class Counters(nn.Module):
     def __getitem__(self, name: str) -> Tensor:
         return self._buffers[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._buffers)
 
-    def keys(self) -> list[str]:
-        return list(self._buffers)
+def stream_name(name: str) -> str:
+    """`name`, if it can name a stream: it becomes a file and a parameter. Raises ValueError."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+        raise ValueError(f"stream name {name!r}: use up to 60 letters, digits, '_' and '-'")
+    if hasattr(nn.ParameterDict, name) or name == "training":
+        raise ValueError(f"stream name {name!r} means something to torch.nn; choose another")
+    return name
 
 
 class SPARC(nn.Module):
@@ -98,10 +111,10 @@ class SPARC(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if not dims or any(not name or "." in name or size < 1 for name, size in dims.items()):
-            raise ValueError(
-                f"dims: got {dict(dims)}; give at least one stream, names without dots, sizes of at least 1"
-            )
+        if not dims or any(size < 1 for size in dims.values()):
+            raise ValueError(f"dims: got {dict(dims)}; give at least one stream, and sizes of at least 1")
+        for name in dims:
+            stream_name(name)
         if not 1 <= k <= n_latents:
             raise ValueError(f"k: got k = {k} with n_latents = {n_latents}; choose 1 <= k <= n_latents")
         if gate not in ("global", "local"):
@@ -128,21 +141,15 @@ class SPARC(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this model, without the generator."""
-        return {
-            "dims": dict(self.dims),
-            "n_latents": self.n_latents,
-            "k": self.k,
-            "gate": self.gate,
-            "k_aux": self.k_aux,
-            "dead_after": self.dead_after,
-        }
+        fields = ("n_latents", "k", "gate", "k_aux", "dead_after")
+        return {"dims": dict(self.dims), **{field: getattr(self, field) for field in fields}}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config.items())
 
     def dead(self, stream: str) -> Tensor:
-        """Bool [n_latents]: latents without z > 1e-3 in this stream for more than dead_after training steps."""
-        return self.steps_since_active[self._known(stream)] > self.dead_after
+        """Bool [n_latents]: latents without z > 1e-3 in the stream for more than dead_after steps."""
+        return self.steps_since_active[self._checked_name(stream)] > self.dead_after
 
     def encode(self, streams: Streams, coding: Coding = "joint") -> Codes:
         """Codes of a batch, streams {name: [batch, d]}, any subset of the model's streams.
@@ -155,16 +162,13 @@ class SPARC(nn.Module):
         return self.codes(self.select(streams, coding))
 
     def decode(self, code: Code, target: str) -> Tensor:
-        """z D_t + p_t, [batch, d_t]: the self-reconstruction of `target`, or a cross-reconstruction from another code."""
+        """z D_t + p_t, [batch, d_t]: self-reconstruction, or cross- from the code of another stream."""
         if code.n_latents != self.n_latents:
-            raise ValueError(
-                f"code: it has {code.n_latents} latents, the model {self.n_latents}; encode with this model"
-            )
+            latents = f"{code.n_latents} latents, the model {self.n_latents}"
+            raise ValueError(f"code: it has {latents}; encode with this model")
+        table = self.decoder[self._checked_name(target)]
         pattern = ops.Pattern.stack([code.indices], self.n_latents)
-        return (
-            ops.decode_rows(code.values.reshape(-1), self.decoder[self._known(target)], pattern)
-            + self.pre_bias[target]
-        )
+        return ops.decode_rows(code.values.reshape(-1), table, pattern) + self.pre_bias[target]
 
     def select(self, streams: Streams, coding: Coding = "joint") -> Gated:
         """Check a batch, compute pre-activations and apply the gate (equations of section 3.2)."""
@@ -181,20 +185,18 @@ class SPARC(nn.Module):
         """The same batch and pre-activations under another coding."""
         h = gated.preactivations
         if self.gate == "global" and coding == "joint":
-            indices = dict.fromkeys(h, functools.reduce(torch.add, h.values()).topk(self.k, dim=1).indices)
+            total = functools.reduce(torch.add, h.values())
+            indices = dict.fromkeys(h, total.topk(self.k, dim=1).indices)
         else:
-            indices = {name: one.topk(self.k, dim=1).indices for name, one in h.items()}
+            indices = {name: own.topk(self.k, dim=1).indices for name, own in h.items()}
         return gated._replace(indices=indices)
 
     def codes(self, gated: Gated) -> Codes:
         """The codes that a gate selected; differentiable."""
-        patterns = {id(i): ops.Pattern.stack([i], self.n_latents) for i in gated.indices.values()}
-        return Codes(
-            {
-                name: self.code(gated, name, indices, patterns[id(indices)])
-                for name, indices in gated.indices.items()
-            }
-        )
+        codes = {}
+        for name, indices in gated.indices.items():
+            codes[name] = self.code(gated, name, indices, ops.Pattern.stack([indices], self.n_latents))
+        return codes
 
     def code(
         self,
@@ -204,110 +206,95 @@ class SPARC(nn.Module):
         pattern: ops.Pattern,
         grad_buffer: Tensor | None = None,
     ) -> Code:
-        """ReLU of a stream's pre-activations at `indices` [batch, k] (`pattern` stacks just these); differentiable."""
-        values = ops.gather_codes(
-            gated.streams[stream],
-            self.encoder[stream],
-            self.latent_bias[stream],
-            self.pre_bias[stream],
-            gated.preactivations[stream],
-            pattern,
-            grad_buffer,
-        )
+        """ReLU of a stream's h at `indices` [batch, k], which `pattern` stacks; differentiable."""
+        x, h = gated.streams[stream], gated.preactivations[stream]
+        weight, bias, pre_bias = self.encoder[stream], self.latent_bias[stream], self.pre_bias[stream]
+        values = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer)
         return Code(indices, torch.relu(values).view(indices.shape), self.n_latents)
 
-    def _known(self, stream: str) -> str:
+    def _checked_name(self, stream: str) -> str:
         if stream not in self.dims:
             raise ValueError(f"unknown stream {stream!r}; this model has {', '.join(self.dims)}")
         return stream
 
     def _checked(self, streams: Streams) -> dict[str, Tensor]:
+        """The batch in the model's order, type and device. Raises ValueError as `encode` says."""
         if not streams:
             raise ValueError(f"no stream given; pass at least one of {', '.join(self.dims)}")
         for name in streams:
-            self._known(name)
+            self._checked_name(name)
         checked = {}
         for name in (name for name in self.dims if name in streams):
             like = self.encoder[name]
             x = torch.as_tensor(streams[name], dtype=like.dtype, device=like.device)
             if x.ndim != 2 or x.shape[1] != self.dims[name]:
-                raise ValueError(
-                    f"stream {name!r}: got shape {list(x.shape)}, expected [batch, {self.dims[name]}]"
-                )
+                shape = list(x.shape)
+                raise ValueError(f"stream {name!r}: got shape {shape}, expected [batch, {self.dims[name]}]")
             checked[name] = x
         if len({len(x) for x in checked.values()}) > 1:
             lengths = ", ".join(f"{name} {len(x)}" for name, x in checked.items())
-            raise ValueError(
-                f"streams of different length ({lengths}); row i of every stream must be the same sample"
-            )
+            raise ValueError(f"streams of different length ({lengths}); row i must be one sample in all")
         sizes = torch.stack([torch.linalg.vector_norm(x.detach(), dim=1) for x in checked.values()])
         good = sizes.isfinite() & (sizes > 0)
         if not good.all():
             which, row = (~good).nonzero()[0].tolist()
             kind = "all zero" if sizes[which, row] == 0 else "not finite (NaN or infinite)"
             raise ValueError(
-                f"stream {list(checked)[which]!r}: row {row} of the batch is {kind} ({int((~good).sum())} bad "
-                "rows in all); drop these samples or extract their features again"
+                f"stream {list(checked)[which]!r}: row {row} of the batch is {kind} ({int((~good).sum())} "
+                "bad rows in all); drop these samples or extract their features again"
             )
         return checked
 
     @classmethod
     def from_published(
-        cls, state_dict: Mapping[str, Tensor] | str | Path, config: Mapping[str, Any] | str | Path
+        cls,
+        checkpoint: Mapping[str, Tensor] | str | Path,
+        run_config: Mapping[str, Any] | str | Path,
+        gate: Gate | None = None,
     ) -> "SPARC":
-        """A model from the authors' checkpoint (`msae_checkpoint.pth`) and `run_config.json`, given as such or as paths.
+        """A model from the authors' `msae_checkpoint.pth` and `run_config.json`, given as paths or as
+        contents.
 
-        Raises ValueError that names the key a file lacks or has in a wrong shape.
+        gate: for a run_config without 'topk_type'. Raises ValueError that names the key a file lacks, has in
+        a wrong shape, or with NaN or infinite values.
         """
-        if isinstance(state_dict, str | Path):
-            state_dict = torch.load(state_dict, map_location="cpu", weights_only=True)
-        if isinstance(config, str | Path):
-            config = json.loads(Path(config).read_text(encoding="utf-8"))
-        run = config.get("args", config)
-        missing = [key for key in ("n_latents", "k") if key not in run]
-        names = [
-            key.split(".")[1] for key in state_dict if key.startswith("encoders.") and key.endswith(".weight")
-        ]
-        if missing or not names:
+        if isinstance(checkpoint, str | Path):
+            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if isinstance(run_config, str | Path):
+            run_config = json.loads(Path(run_config).read_text(encoding="utf-8"))
+        run = dict(run_config.get("args", run_config))
+        if gate is not None and run.setdefault("topk_type", gate) != gate:
             raise ValueError(
-                f"run_config.json: no {missing[0]!r}"
-                if missing
-                else "checkpoint: no 'encoders.<stream>.weight'; pass the state_dict of msae_checkpoint.pth"
+                f"run_config.json: 'topk_type' is {run['topk_type']!r}; do not pass gate={gate!r}"
             )
-        order = list(config.get("config_file_content", {}).get("train_stream_feature_files", names))
+        for key in ("n_latents", "k", "topk_type"):
+            if key not in run:
+                remedy = "pass gate='global' or 'local'" if key == "topk_type" else "pass the authors' file"
+                raise ValueError(f"run_config.json: no {key!r}; {remedy}")
+        names = re.findall(r"^encoders\.(.+)\.weight$", "\n".join(checkpoint), re.MULTILINE)
+        if not names:
+            raise ValueError("checkpoint: no 'encoders.<stream>.weight'; pass that of msae_checkpoint.pth")
+        order = list(run_config.get("config_file_content", {}).get("train_stream_feature_files", names))
         names.sort(key=lambda name: order.index(name) if name in order else len(order))
-        for key in (key for name in names for key in _published_keys(name).values()):
-            if key not in state_dict:
-                raise ValueError(f"checkpoint: no {key!r}; it is incomplete or not one of the authors'")
         model = cls(
-            {name: state_dict[f"encoders.{name}.weight"].shape[1] for name in names},
+            {name: checkpoint[f"encoders.{name}.weight"].shape[1] for name in names},
             run["n_latents"],
             run["k"],
-            run.get("topk_type", "global"),
+            run["topk_type"],
             run.get("auxk", 64),
             run.get("dead_steps_threshold", 1000),
         )
-        with torch.no_grad():
-            for name in names:
-                for field, key in _published_keys(name).items():
-                    value = (
-                        state_dict[key].T if field == "decoder" else state_dict[key]
-                    )  # theirs is nn.Linear's [d, L]
-                    target = getattr(model, field)[name]
-                    if value.shape != target.shape:
-                        raise ValueError(
-                            f"checkpoint: {key!r} has shape {list(state_dict[key].shape)}, which does not fit "
-                            f"n_latents = {run['n_latents']} of run_config.json"
-                        )
-                    target.copy_(value)
+        state = model.state_dict()
+        for name, (field, key) in product(names, PUBLISHED_KEYS.items()):
+            key = key.format(name)
+            if key not in checkpoint:
+                raise ValueError(f"checkpoint: no {key!r}; it is incomplete or not one of the authors'")
+            value = checkpoint[key].T if field == "decoder" else checkpoint[key]  # theirs is [d, L]
+            if value.shape != state[f"{field}.{name}"].shape:
+                shape = f"{list(checkpoint[key].shape)}, not that of n_latents = {model.n_latents}"
+                raise ValueError(f"checkpoint: {key!r} has shape {shape} in run_config.json")
+            if not value.isfinite().all():
+                raise ValueError(f"checkpoint: {key!r} holds NaN or infinite values; this run diverged")
+            state[f"{field}.{name}"] = value
+        model.load_state_dict(state)
         return model
-
-
-def _published_keys(stream: str) -> dict[str, str]:
-    return {
-        "encoder": f"encoders.{stream}.weight",
-        "decoder": f"decoders.{stream}.weight",
-        "pre_bias": f"pre_biases.{stream}",
-        "latent_bias": f"latent_biases.{stream}",
-        "steps_since_active": f"stats_last_nonzero_{stream}",
-    }

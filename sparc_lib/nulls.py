@@ -1,10 +1,11 @@
 """What a Jaccard would be if something were not so: two nulls and a bound.
 
-They answer different questions. **Permuted labels**: would the streams agree if the labels meant nothing? For joint
-codes they would, which unmasks the gate (F3). As a floor for independent codes this null is of no use: permuted
-counts are all proportional to the class frequencies, n_s[c] ~ N_s f_c, so it comes close to min(N_s, N_t) / max(N_s,
-N_t), which no Jaccard can exceed (`activity_bound`). **Shuffled latents**: would a latent agree as well with any other
-latent of the other stream? That is the floor for the claim that *this* latent means the same in both.
+They answer different questions. **Permuted labels**: would the streams agree if the labels meant nothing? For
+joint codes they would, which unmasks the gate (F3). As a floor for independent codes this null is of no use:
+permuted counts are all proportional to the class frequencies, n_s[c] ~ N_s f_c, so it comes close to min(N_s,
+N_t) / max(N_s, N_t), which no Jaccard can exceed (`activity_bound`). **Shuffled latents**: would a latent
+agree as well with any other latent of the other stream? That is the floor for the claim that *this* latent
+means the same in both.
 """
 
 from __future__ import annotations
@@ -62,35 +63,34 @@ def shuffled_latents_null(
 ) -> np.ndarray:
     """Jaccard of every latent with random partners, float64 [repeats, L].
 
-    In each pair of streams (s, t) latent l of s meets a random latent of t instead of its namesake; the alive ones
-    change places among themselves, so the same latents count as alive. A latent that fires on nearly everything agrees
-    with any partner, and so it does not stand out. Arguments and errors as in `jaccard_per_latent`; ValueError if
-    repeats < 1.
+    In each pair of streams (s, t) latent l of s meets a random latent of t instead of its namesake; the alive
+    ones change places among themselves, so the same latents count as alive. A latent that fires on nearly
+    everything agrees with any partner, and so it does not stand out. Arguments and errors as in
+    `jaccard_per_latent`; ValueError if repeats < 1.
     """
     _demand(repeats)
-    pairs = [
-        (s, t, counts.alive(s, min_samples) & counts.alive(t, min_samples))
-        for s, t in combinations(counts.streams, 2)
-    ]
+    alive = {stream: counts.alive(stream, min_samples) for stream in counts.streams}
+    pairs = list(combinations(counts.streams, 2))
+    n_pairs = sum((alive[s] & alive[t]).astype(int) for s, t in pairs)
     null = []
     for _ in range(repeats):
         total = 0.0
-        for s, t, both in pairs:
-            partner = np.arange(len(both))
-            alive = np.flatnonzero(counts.alive(t, min_samples))
-            partner[alive] = generator.permutation(alive)
+        for s, t in pairs:
+            partner = np.arange(len(alive[t]))
+            partner[alive[t]] = generator.permutation(np.flatnonzero(alive[t]))
             mixed = LabelCounts(
                 {s: counts[s], t: counts[t][partner]}, {s: counts.support[s], t: counts.support[t][partner]}
             )
-            total = total + both * jaccard_per_latent(mixed, taxonomy, depth, min_samples=min_samples)
-        null.append(total / np.maximum(sum(both.astype(int) for *_, both in pairs), 1))
+            score = jaccard_per_latent(mixed, taxonomy, depth, min_samples=min_samples)
+            total = total + (alive[s] & alive[t]) * score
+        null.append(total / np.maximum(n_pairs, 1))
     return np.stack(null)
 
 
 def activity_bound(counts: LabelCounts, *, min_samples: int = 1) -> np.ndarray:
     """The highest Jaccard that the firing rates allow, float64 [L]: mean over pairs of alive streams of
-    min(N_s, N_t) / max(N_s, N_t), with N_s = sum_c n_{l,s}[c]. For sum_c min(a, b) <= min(sum a, sum b), and likewise
-    for max. Lifting classes changes no sum, so it holds at every depth."""
+    min(N_s, N_t) / max(N_s, N_t), with N_s = sum_c n_{l,s}[c]. For sum_c min(a, b) <= min(sum a, sum b), and
+    likewise for max. Lifting classes changes no sum, so it holds at every depth."""
     one_class = LabelCounts({s: counts[s].sum(1, keepdims=True) for s in counts.streams}, counts.support)
     return jaccard_per_latent(one_class, min_samples=min_samples)
 
@@ -103,8 +103,8 @@ def chance_corrected(jaccard, null):
 
 
 def rescaled(jaccard, shuffled, bound):
-    """(J - J_shuffled) / (J_bound - J_shuffled): 0 for unrelated latents, 1 for the most that firing rates allow; NaN
-    where they leave no room."""
+    """(J - J_shuffled) / (J_bound - J_shuffled): 0 for unrelated latents, 1 for the most that firing rates
+    allow; NaN where they leave no room."""
     jaccard, shuffled, bound = (np.asarray(x, dtype=float) for x in (jaccard, shuffled, bound))
     return (jaccard - shuffled) / np.where(bound > shuffled, bound - shuffled, np.nan)
 
@@ -123,8 +123,8 @@ class Interval(NamedTuple):
 
 
 def clustered_interval(values: np.ndarray, cluster: np.ndarray, generator: np.random.Generator) -> Interval:
-    """Mean of `values` [n] with its interval over resampled clusters: all values of one (say, of an image) are drawn
-    together. cluster [n]: which one each value belongs to."""
+    """Mean of `values` [n] with its interval over resampled clusters: all values of one cluster (say, of an
+    image) are drawn together. cluster [n]: which one each value belongs to."""
     sums = pd.DataFrame({"sum": values, "n": 1.0}).groupby(cluster).sum().to_numpy()  # [n_clusters, 2]
     drawn = sums[generator.integers(len(sums), size=(RESAMPLES, len(sums)))].sum(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))

@@ -52,14 +52,18 @@ def profile_folders() -> list[Path]:
 
 def figures_dir(profile: str) -> Path:
     """`figures/<profile>/`, made if missing."""
-    return _made(output_root() / "figures" / profile)
+    return _made("figures", profile)
 
 
 def results_dir(profile: str) -> Path:
     """`results/<profile>/`, made if missing."""
-    return _made(output_root() / "results" / profile)
+    return _made("results", profile)
 
 
-def _made(directory: Path) -> Path:
+def _made(kind: str, profile: str) -> Path:
+    """`<output>/<kind>/<profile>/`, made if missing. Raises ValueError where that leads elsewhere."""
+    if Path(profile).name != profile or profile in ("", ".."):
+        raise ValueError(f"profile {profile!r}: name it like a folder, as in my-photos")
+    directory = output_root() / kind / profile
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.sparse as sp
 from joblib import Parallel, delayed
@@ -13,8 +15,8 @@ from .alignment import as_csr
 
 
 def probed_classes(labels, min_positives: int = 50) -> np.ndarray:
-    """Columns of labels [n, C] with more than `min_positives` positives, the published rule, and as many negatives,
-    without which nothing can be balanced: the classes `probe_losses` returns."""
+    """Columns of labels [n, C] with more than `min_positives` positives, the published rule, and as many
+    negatives, without which nothing can be balanced: the classes `probe_losses` returns."""
     positives = np.bincount(as_csr(labels, "labels").indices, minlength=labels.shape[1])
     return np.flatnonzero(np.minimum(positives, labels.shape[0] - positives) > min_positives)
 
@@ -56,8 +58,8 @@ def _fit(activation: np.ndarray, target: np.ndarray, solver: str) -> tuple[float
 
 
 def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, float]:
-    """The same optimum to machine precision: with two unknowns, Newton's method needs a few steps, each halved until
-    the objective falls."""
+    """The same optimum to machine precision: with two unknowns, Newton's method needs a few steps, each
+    halved until the objective falls."""
 
     def objective(weight: float, bias: float) -> float:
         return float(count @ np.logaddexp(0, -sign * (weight * x + bias))) + weight * weight / 2
@@ -73,41 +75,45 @@ def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, 
         if gradient @ step < 1e-16 * max(value, 1e-300):  # what is left to gain is below rounding
             break
         size = 1.0
-        while (lower := objective(weight - size * step[0], bias - size * step[1])) > value and size > 1e-6:
+        lower = objective(weight - step[0], bias - step[1])
+        while lower > value and size > 1e-6:
             size /= 2
+            lower = objective(weight - size * step[0], bias - size * step[1])
         weight, bias, value = weight - size * step[0], bias - size * step[1], lower
     return float(weight), float(bias)
 
 
-def _probe(
-    codes: sp.csc_array,
-    fires: sp.csr_array,
-    positive: np.ndarray,
-    column: int,
-    select_on: str,
-    n_candidates: int,
-    solver: str,
-) -> float:
-    train, val, test = _balanced_splits(positive, column)
-    counted = positive.copy()
-    if select_on == "train":
-        counted[:] = False
-        counted[train[positive[train]]] = True
-    co_fires = fires @ counted.astype(np.float32)  # exact: counts stay below 2^24
-    candidates = np.argsort(-co_fires, kind="stable")[:n_candidates]
-    best_loss, best_test = np.inf, np.log(2)  # no latent to use: the balanced prior
-    activation = np.zeros(len(positive))
-    for latent in candidates:
-        entries = slice(codes.indptr[latent], codes.indptr[latent + 1])
-        activation[:] = 0
-        activation[codes.indices[entries]] = codes.data[entries]
-        if not (activation[train] > 0).any():
-            continue
-        weight, bias = _fit(activation[train], positive[train], solver)
-        loss = _cross_entropy(weight * activation[val] + bias, positive[val])
-        if loss < best_loss:
-            best_loss, best_test = loss, _cross_entropy(weight * activation[test] + bias, positive[test])
-    return best_test
+class _Probe(NamedTuple):
+    """What the probes of all classes share. codes [n, L]; fires [L, n], 1 where z > 0."""
+
+    codes: sp.csc_array
+    fires: sp.csr_array
+    select_on: str
+    n_candidates: int
+    solver: str
+
+    def loss(self, positive: np.ndarray, column: int) -> float:
+        """Test cross-entropy of the best latent for one class. positive: bool [n]."""
+        train, val, test = _balanced_splits(positive, column)
+        counted = positive
+        if self.select_on == "train":
+            counted = np.zeros_like(positive)
+            counted[train[positive[train]]] = True
+        co_fires = self.fires @ counted.astype(np.float32)  # exact: counts stay below 2^24
+        candidates = np.argsort(-co_fires, kind="stable")[: self.n_candidates]
+        best_loss, best_test = np.inf, np.log(2)  # no latent to use: the balanced prior
+        for latent in candidates:
+            entries = slice(self.codes.indptr[latent], self.codes.indptr[latent + 1])
+            activation = np.zeros(len(positive))
+            activation[self.codes.indices[entries]] = self.codes.data[entries]
+            if not (activation[train] > 0).any():
+                continue
+            weight, bias = _fit(activation[train], positive[train], self.solver)
+            loss = _cross_entropy(weight * activation[val] + bias, positive[val])
+            if loss < best_loss:
+                best_loss = loss
+                best_test = _cross_entropy(weight * activation[test] + bias, positive[test])
+        return best_test
 
 
 def probe_losses(
@@ -133,7 +139,8 @@ def probe_losses(
     solver: "lbfgs" is the published one, which stops some 2e-5 short of the optimum; "newton" reaches it,
     several times faster.
 
-    Raises ValueError for another select_on or solver, different numbers of samples, or no class with enough positives.
+    Raises ValueError for another select_on or solver, different numbers of samples, or no class with enough
+    positives.
     """
     if select_on not in ("all", "train"):
         raise ValueError(f"select_on={select_on!r}: choose 'all' (as published) or 'train'")
@@ -150,17 +157,11 @@ def probe_losses(
             f"no class of {labels.shape[1]} has more than {min_positives} positives and negatives; "
             "use more samples or a smaller min_positives"
         )
-    by_class = labels.tocsc()
-    fires = (codes > 0).T.astype(np.float32)
+    probe = _Probe(codes, (codes > 0).T.astype(np.float32), select_on, n_candidates, solver)
+    positives = labels.tocsc()[:, columns]
 
-    def positive(column: int) -> np.ndarray:
-        present = np.zeros(codes.shape[0], dtype=bool)
-        present[by_class.indices[by_class.indptr[column] : by_class.indptr[column + 1]]] = True
-        return present
+    def positive(place: int) -> np.ndarray:
+        return np.ravel(positives[:, [place]].toarray() != 0)
 
-    return np.array(
-        Parallel(n_jobs=n_jobs)(
-            delayed(_probe)(codes, fires, positive(column), column, select_on, n_candidates, solver)
-            for column in columns.tolist()
-        )
-    )
+    tasks = (delayed(probe.loss)(positive(place), column) for place, column in enumerate(columns.tolist()))
+    return np.array(Parallel(n_jobs=n_jobs)(tasks))

@@ -1,39 +1,71 @@
-"""Profiles: one YAML file per experiment size, read strictly into frozen dataclasses."""
+"""Profiles: one YAML file per experiment size, read into frozen dataclasses whose types hold the bounds."""
 
-import dataclasses
 import difflib
 import os
-import types
-import typing
-from dataclasses import dataclass
+import reprlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from . import paths
-from .profile_files import ProfileError, available, file_of
 
 Gate = Literal["global", "local"]
+PreBias = Literal["zero", "mean"]
+# YAML text stays text and true stays no number; floats are finite.
+Scenes = Annotated[int, Field(strict=True, ge=16, le=10**7)]
+Images = Annotated[int, Field(strict=True, ge=2, le=10**7)]
+Steps = Annotated[int, Field(strict=True, ge=1, le=10**8)]
+Size = Annotated[int, Field(strict=True, ge=1, le=2**20)]
+SizeOrZero = Annotated[int, Field(strict=True, ge=0, le=2**20)]
+Few = Annotated[int, Field(strict=True, ge=1, le=1000)]
+Depth = Annotated[int, Field(strict=True, ge=0, le=100)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+Weight = Annotated[float, Field(strict=True, ge=0, le=10**6)]
+Rate = Annotated[float, Field(strict=True, gt=0)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Switch = Annotated[bool, Field(strict=True)]
+SomeOf = Field(min_length=1)
+# A name becomes a folder and a cell of CSV files, where 007, 1e3 and None would come back as something else.
+Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
+READ_AS_VALUES = {"na", "nan", "null", "none", "true", "false", "inf", "infinity"}
+WISHES = {  # for kinds of faults that pydantic words for programmers
+    "dataclass_type": "must be a mapping, as in mini.yaml",
+    "tuple_type": "must be a list",
+    "too_short": "must be a list with an entry that holds",
+    "string_pattern_mismatch": "must begin with a letter and hold letters, digits, '-' and '_' alone",
+    "invalid_key": "must be text",
+}
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
+class ProfileError(ValueError):
+    """A profile that cannot be used; the message names the file, every faulty field and the remedy."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataSpec:
     kind: Literal["miniworld", "coco", "open_images"]
-    train: int | None  # scenes (miniworld) or images per split; null takes the whole split
-    val: int | None
-    test: int | None
-    seed: int  # of the miniature world; a subsample of a real data set uses it too
-    max_samples: int | None  # cap on the pairs of each split; null keeps all
-    control_train: int | None  # training scenes of the random-weight control; null takes as many as `train`
+    train: Scenes | None  # scenes (miniworld) or images per split; null takes the whole split
+    val: Images | None
+    test: Images | None
+    seed: Seed  # of the miniature world; a subsample of a real data set uses it too
+    max_samples: Images | None  # cap on the pairs of each split of a real data set; null keeps all
+    control_train: (
+        Scenes | None
+    )  # training scenes of the random-weight control; null takes as many as `train`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DinoSpec:
-    source: str  # Hugging Face id, or a folder inside the repository
-    revision: str | None  # commit, tag or branch on the hub; null for a folder
-    resize: int  # shorter side before the centre crop, pixels
-    image_size: int  # side of the centre crop, pixels
+    source: Text  # Hugging Face id, or a folder inside the repository
+    revision: Text | None  # commit, tag or branch on the hub; null for a folder
+    resize: Size  # shorter side before the centre crop, pixels
+    image_size: Size  # side of the centre crop, pixels
 
     @property
     def location(self) -> str:
@@ -41,12 +73,12 @@ class DinoSpec:
         return str(paths.REPO / self.source) if self.source.startswith("sparc_lib/") else self.source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ClipSpec:
-    model: str  # open_clip name, or `local-dir:` and a folder inside the repository
-    pretrained: str | None  # open_clip tag; null for a folder
-    revision: str | None
-    image_size: int
+    model: Text  # open_clip name, or `local-dir:` and a folder inside the repository
+    pretrained: Text | None  # open_clip tag; null for a folder
+    revision: Text | None
+    image_size: Size
 
     @property
     def location(self) -> str:
@@ -55,245 +87,214 @@ class ClipSpec:
         return f"{scheme}:{paths.REPO / folder}" if scheme == "local-dir" else self.model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EncoderSpec:
     dino: DinoSpec
     clip: ClipSpec
-    batch_size: int  # images per forward pass
-    precision: Literal[
-        "float32", "bfloat16", "float16"
-    ]  # of the forward pass; features are stored as float16
+    batch_size: Size  # images per forward pass
+    precision: Literal["float32", "bfloat16", "float16"]  # of the pass; features are stored as float16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SparcSpec:
-    n_latents: int  # L
-    k: int
-    k_aux: int
+    n_latents: Size  # L
+    k: Size
+    k_aux: SizeOrZero
     gate: Gate
-    cross_weight: float  # λ
-    aux_weight: float  # α
-    batch_size: int
-    epochs: int
-    learning_rate: float
+    cross_weight: Weight  # λ
+    aux_weight: Weight  # α
+    batch_size: Size
+    epochs: Steps
+    learning_rate: Rate
     schedule: Literal["constant", "cosine"]
-    dead_after: int  # steps without z > 1e-3
-    redraw_every: int | None  # steps; null never re-draws dead latents
-    precision: Literal["float32", "bfloat16"] = (
-        "float32"  # of the dense product in training; weights stay float32
-    )
+    dead_after: Steps  # steps without z > 1e-3
+    redraw_every: Steps | None  # steps; null never re-draws dead latents
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the dense product in training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Setting:
-    name: str
+    name: Name
     gate: Gate
-    cross_weight: float
+    cross_weight: Weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EvaluationSpec:
-    retrieval_pool: int | None  # test pairs searched; null takes all
-    top_n: int  # activations per latent in the top-n readings
-    taxonomy_depths: tuple[int, ...]
-    probe_min_positives: int  # a class needs more than this many
-    null_repeats: int  # label permutations behind every chance level
-    heatmap_images: int
-    classifier_steps: int | None = None  # the least that a downstream classifier is trained; null: as usual
+    retrieval_pool: Images | None  # test pairs searched; null takes all
+    top_n: Size  # activations per latent in the top-n readings
+    taxonomy_depths: Annotated[tuple[Depth, ...], SomeOf]
+    probe_min_positives: Size  # a class needs more than this many
+    null_repeats: Few  # label permutations behind every chance level
+    heatmap_images: Images
+    classifier_steps: Steps | None = None  # the least that a downstream classifier is trained; null: as usual
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AblationSpec:
     """Values swept one at a time around the profile's own, which is always among them."""
 
-    epochs: int  # of every run of the sweep, the headline settings' included
-    test_samples: int | None  # test pairs that are measured; null takes all
-    cross_weights: tuple[float, ...]  # λ
-    k: tuple[int, ...]
-    n_latents: tuple[int, ...]  # L
-    seeds: tuple[int, ...]  # the headline settings take the profile's seeds instead
+    epochs: Steps  # of every run of the sweep, the headline settings' included
+    test_samples: Images | None  # test pairs that are measured; null takes all
+    cross_weights: Annotated[tuple[Weight, ...], SomeOf]  # λ
+    k: Annotated[tuple[Size, ...], SomeOf]
+    n_latents: Annotated[tuple[Size, ...], SomeOf]  # L
+    seeds: Annotated[tuple[Seed, ...], SomeOf]  # the headline settings take the profile's instead
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Profile:
-    name: str
-    description: str
+    name: Name
+    description: Text
     data: DataSpec
     encoders: EncoderSpec
     sparc: SparcSpec
-    settings: tuple[Setting, ...]  # the headline comparison: gate x λ
-    seeds: tuple[int, ...]
+    settings: Annotated[tuple[Setting, ...], SomeOf]  # the headline comparison: gate x λ
+    seeds: Annotated[tuple[Seed, ...], SomeOf]
     evaluation: EvaluationSpec
     ablations: AblationSpec
-    notebooks_at_once: int = 1  # that run_all.sh runs side by side
-    drafts: bool = False  # figures to look at, not to print: their PDFs are made faster
+    notebooks_at_once: Few = 1  # that run_all.sh runs side by side
+    drafts: Switch = False  # figures to look at, not to print: their PDFs are made faster
 
     def sparc_for(self, setting: Setting | str) -> SparcSpec:
-        """The training specification of one headline setting, given itself or its name."""
+        """The training part for a headline setting, given itself or by its name. Raises ProfileError."""
         if isinstance(setting, str):
-            known = {s.name: s for s in self.settings}
-            if setting not in known:
+            by_name = {each.name: each for each in self.settings}
+            if setting not in by_name:
                 raise ProfileError(
-                    f"profile {self.name}: no setting {setting!r}; choose one of {', '.join(known)}"
+                    f"profile {self.name}: no setting {setting!r}; choose one of {', '.join(by_name)}"
                 )
-            setting = known[setting]
-        return dataclasses.replace(self.sparc, gate=setting.gate, cross_weight=setting.cross_weight)
+            setting = by_name[setting]
+        return replace(self.sparc, gate=setting.gate, cross_weight=setting.cross_weight)
+
+
+PROFILE = TypeAdapter(Profile)
+
+
+def available() -> list[str]:
+    """Names that `load_profile` takes."""
+    return sorted({path.stem for folder in paths.profile_folders() for path in folder.glob("*.yaml")})
+
+
+def named(given: str | None) -> str | None:
+    """The name of a profile that is given by name or by the path of its YAML file, as options are.
+
+    A path's folder becomes $SPARC_PROFILES, so that this process and those it starts find the profile by its
+    name. Raises ProfileError if there is no such file.
+    """
+    if given is None or not given.endswith(".yaml"):
+        return given
+    file = Path(given).expanduser().resolve()
+    if not file.is_file():
+        raise ProfileError(f"{file}: there is no such profile; mend the path")
+    os.environ["SPARC_PROFILES"] = str(file.parent)
+    return file.stem
+
+
+def option(name: str) -> str:
+    """What `--profile` takes for a profile: its name, or the path if it is not in notebooks/profiles/."""
+    own = paths.profile_folders()[0] / f"{name}.yaml"
+    return str(own) if own.parent != paths.PROFILES and own.exists() else name
 
 
 def load_profile(name: str | None = None) -> Profile:
-    """The profile called `name`, else the one $SPARC_PROFILE names, else `mini`. Raises ProfileError."""
-    name = name or os.environ.get("SPARC_PROFILE") or "mini"
+    """The profile called `name`; None: the one $SPARC_PROFILE names, else `mini`. Raises ProfileError."""
+    if name is None:
+        name = os.environ.get("SPARC_PROFILE") or "mini"
     if name not in available():
         raise ProfileError(
             f"{paths.PROFILES}: there is no profile {name!r}; choose one of {', '.join(available())}, or "
             "give run_all.sh the path of a YAML file"
         )
-    return read_profile(file_of(name))
+    files = [folder / f"{name}.yaml" for folder in paths.profile_folders()]
+    return read_profile(next(file for file in files if file.exists()))
 
 
 def read_profile(file: Path) -> Profile:
-    """Read and validate one YAML file. Raises ProfileError."""
+    """Read and validate one YAML file. Raises ProfileError, which lists all that is wrong with it."""
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ProfileError(
-            f"{file}: cannot be read as YAML ({error}); restore it from version control"
-        ) from error
+        raw = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 (a SafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ProfileError(f"{file}: cannot be read as YAML ({error}); restore or mend it") from error
     try:
-        profile = _build(Profile, raw, "")
-        _validate(profile, file.stem)
-    except ProfileError as error:
-        raise ProfileError(f"{file}: {error}") from None
+        profile = PROFILE.validate_python(raw)
+        faults = list(_contradictions(profile, file.stem))
+    except ValidationError as error:
+        faults = [_sentence(fault) for fault in error.errors()]
+    if faults:
+        raise ProfileError(f"{file}: " + ";\n".join(faults))
     return profile
 
 
-def _build(kind: typing.Any, raw: typing.Any, field: str) -> typing.Any:
-    """Turn plain YAML into `kind`, refusing what does not fit exactly."""
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(raw, dict):
-            raise ProfileError(f"{field or 'the file'} must be a mapping, got {raw!r}; see mini.yaml")
-        hints, prefix = typing.get_type_hints(kind), f"{field}." if field else ""
-        for key in raw:
-            if key not in hints:
-                close = difflib.get_close_matches(str(key), hints, 1)
-                raise ProfileError(
-                    f"unknown field {prefix}{key}; "
-                    + (f"did you mean {close[0]}?" if close else f"known: {', '.join(hints)}")
-                )
-        for key, hint in hints.items():
-            if key not in raw and not hasattr(kind, key):  # a default is an attribute of the class
-                raise ProfileError(
-                    f"field {prefix}{key} is missing; add it ({_describe(hint)}), as mini.yaml has it"
-                )
-        return kind(
-            **{key: _build(hint, raw[key], prefix + key) for key, hint in hints.items() if key in raw}
-        )
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:  # the only unions are `X | None`
-        return None if raw is None else _build(arguments[0], raw, field)
-    if origin is tuple:
-        if not isinstance(raw, list) or not raw:
-            raise ProfileError(f"field {field} must be a non-empty list, got {raw!r}")
-        return tuple(_build(arguments[0], item, f"{field}[{i}]") for i, item in enumerate(raw))
-    if origin is Literal:
-        fits = raw in arguments
-    elif kind is float:
-        fits = type(raw) in (int, float)
-    else:
-        fits = type(raw) is kind  # `type`, because True is an int to isinstance
-    if not fits:
-        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(raw, str) else ""
-        raise ProfileError(f"field {field} must be {_describe(kind)}, got {raw!r}{hint}")
-    return float(raw) if kind is float else raw
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML keeps the last, and aliases, which grow without bound."""
 
-
-def _describe(kind: typing.Any) -> str:
-    if dataclasses.is_dataclass(kind):
-        return "a mapping"
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
-        return f"{_describe(arguments[0])} or null"
-    if origin is Literal:
-        return "one of " + ", ".join(arguments)
-    if origin is tuple:
-        return "a list"
-    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}[kind]
-
-
-def _validate(profile: Profile, stem: str) -> None:
-    data, sparc, evaluation, sweep = profile.data, profile.sparc, profile.evaluation, profile.ablations
-    names = [setting.name for setting in profile.settings]
-    positive = {
-        "data.train": data.train,
-        "data.val": data.val,
-        "data.test": data.test,
-        "data.max_samples": data.max_samples,
-        "encoders.batch_size": profile.encoders.batch_size,
-        "sparc.n_latents": sparc.n_latents,
-        "sparc.k": sparc.k,
-        "sparc.batch_size": sparc.batch_size,
-        "sparc.epochs": sparc.epochs,
-        "sparc.learning_rate": sparc.learning_rate,
-        "sparc.dead_after": sparc.dead_after,
-        "sparc.redraw_every": sparc.redraw_every,
-        "evaluation.retrieval_pool": evaluation.retrieval_pool,
-        "evaluation.top_n": evaluation.top_n,
-        "evaluation.heatmap_images": evaluation.heatmap_images,
-        "evaluation.classifier_steps": evaluation.classifier_steps,
-        "notebooks_at_once": profile.notebooks_at_once,
-        "ablations.epochs": sweep.epochs,
-        "ablations.test_samples": sweep.test_samples,
-        "ablations.k": min(sweep.k),
-    }
-    for field, value in positive.items():
-        if value is not None and not value > 0:
-            raise ProfileError(f"field {field} must be above 0, got {value}")
-    demands = [
-        (profile.name == stem, f"field name must be {stem!r}, as the file is called, got {profile.name!r}"),
-        (
-            sparc.k <= sparc.n_latents,
-            f"field sparc.k must be at most sparc.n_latents ({sparc.n_latents}), got {sparc.k}",
-        ),
-        (
-            0 <= sparc.k_aux <= sparc.n_latents,
-            f"field sparc.k_aux must lie in 0 .. {sparc.n_latents}, got {sparc.k_aux}",
-        ),
-        (
-            sparc.aux_weight >= 0
-            and sparc.cross_weight >= 0
-            and all(s.cross_weight >= 0 for s in profile.settings),
-            "fields aux_weight and cross_weight must not be negative",
-        ),
-        (
-            min(sweep.cross_weights) >= 0,
-            f"field ablations.cross_weights must not be negative: {sweep.cross_weights}",
-        ),
-        (
-            max(*sweep.k, sparc.k) <= min(*sweep.n_latents, sparc.n_latents),
-            f"every k ({max(*sweep.k, sparc.k)}) must be at most every number of latents "
-            f"({min(*sweep.n_latents, sparc.n_latents)}); see fields ablations.k and ablations.n_latents",
-        ),
-        (
-            min(
-                len({*sweep.cross_weights, sparc.cross_weight}),
-                len({*sweep.k, sparc.k}),
-                len({*sweep.n_latents, sparc.n_latents}),
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not read; write the value out", self.peek_event().start_mark
             )
-            >= 3,
-            "fields ablations.cross_weights, k and n_latents need three values each, the section sparc's included",
-        ),
-        (len(set(sweep.seeds)) == len(sweep.seeds), f"field ablations.seeds has a seed twice: {sweep.seeds}"),
-        (len(set(names)) == len(names), f"field settings has a name twice: {', '.join(names)}"),
-        (len(set(profile.seeds)) == len(profile.seeds), f"field seeds has a seed twice: {profile.seeds}"),
-        (
-            data.kind != "miniworld" or None not in (data.train, data.val, data.test),
-            "fields data.train, data.val and data.test need numbers: the miniature world is endless",
-        ),
-        (
-            data.control_train is None or 0 < data.control_train <= (data.train or 0),
-            f"field data.control_train must be null or a number up to data.train, got {data.control_train}",
-        ),
-    ]
-    for holds, message in demands:
-        if not holds:
-            raise ProfileError(message)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"field {key.value} is given twice; keep one", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _sentence(fault: dict) -> str:
+    """What pydantic found wrong with one field, with its value in short and the remedy."""
+    field = ""
+    for part in fault["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}"
+    field = field.lstrip(".") or "of the whole file"
+    if fault["type"] == "missing":
+        return f"field {field} is missing; add it, as mini.yaml has it"
+    if fault["type"] == "unexpected_keyword_argument":
+        sections = PROFILE.json_schema()["$defs"].values()
+        names = [name for section in sections for name in section["properties"]]
+        near = difflib.get_close_matches(field.rpartition(".")[2], names, 1)
+        return f"unknown field {field}; " + (f"did you mean {near[0]}?" if near else "remove it")
+    wish = WISHES.get(fault["type"]) or fault["msg"].replace("Input should be", "must be")
+    if fault["type"] == "float_type" and isinstance(fault["input"], str):
+        wish += " (YAML reads 1e-4 as text: write 1.0e-4)"
+    value = fault["input"]
+    if isinstance(value, int) and abs(value) >= 2**64:  # Python refuses to print the longest
+        return f"field {field} {wish}, got a number of {value.bit_length()} bits"
+    return f"field {field} {wish}, got {reprlib.repr(value)}"
+
+
+def _contradictions(profile: Profile, stem: str) -> Iterator[str]:
+    """What fits field by field but not together."""
+    data, sparc, sweep = profile.data, profile.sparc, profile.ablations
+    names = [setting.name for setting in profile.settings]
+    if profile.name != stem:
+        yield f"field name must be {stem!r}, as the file is called, got {profile.name!r}"
+    for name in (profile.name, *names):
+        if name.lower() in READ_AS_VALUES:
+            yield f"name {name!r} would be read as a value in tables; choose another"
+    if sparc.k > sparc.n_latents:
+        yield f"field sparc.k must be at most sparc.n_latents ({sparc.n_latents}), got {sparc.k}"
+    if sparc.k_aux > sparc.n_latents:
+        yield f"field sparc.k_aux must be at most sparc.n_latents ({sparc.n_latents}), got {sparc.k_aux}"
+    if max(*sweep.k, sparc.k) > min(*sweep.n_latents, sparc.n_latents):
+        yield "fields ablations.k and ablations.n_latents: every k must be at most every number of latents"
+    for field, own in (("cross_weights", "cross_weight"), ("k", "k"), ("n_latents", "n_latents")):
+        if len({*getattr(sweep, field), getattr(sparc, own)}) < 3:
+            yield f"field ablations.{field} needs three values, that of the section sparc included"
+    for field, values in {"ablations.seeds": sweep.seeds, "seeds": profile.seeds, "settings": names}.items():
+        if len(set(values)) < len(values):
+            yield f"field {field} has a value twice: {', '.join(map(str, values))}"
+    if data.kind == "miniworld" and None in (data.train, data.val, data.test):
+        yield "fields data.train, data.val and data.test need numbers: the miniature world is endless"
+    if data.kind == "miniworld" and data.max_samples is not None:
+        yield "field data.max_samples must be null: train, val and test size the miniature world"
+    if data.control_train is not None and data.control_train > (data.train or 0):
+        yield f"field data.control_train must be null or at most data.train, got {data.control_train}"
+    if profile.encoders.dino.image_size > profile.encoders.dino.resize:
+        yield "field encoders.dino.image_size must be at most encoders.dino.resize, which is cropped to it"

@@ -2,10 +2,10 @@
 
 Codes must be independent ones: joint codes under Global TopK carry the partner's information.
 
-Ties are in random order: if g references score higher than the positive and t others score the same, its
-rank is uniform on g+1 ... g+1+t, and every figure is the expectation over that. So collapsed or all-zero
-codes land at chance, not at rank 1, and two copies of one image share their hits. Without ties (as in the
-published code's numbers) this is the usual 1 + #(higher).
+Ties are in random order: if g references score higher than the positive and t others score the same, its rank
+is uniform on g+1 ... g+1+t, and every figure is the expectation over that. So collapsed or all-zero codes
+land at chance, not at rank 1, and two copies of one image share their hits. Without ties (as in the published
+code's numbers) this is the usual 1 + #(higher).
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from scipy.special import digamma
 from .alignment import as_csr
 
 BLOCKS_BELOW = 300_000  # entries of a gallery of codes up to which blocks of queries beat inverted lists
+QUERIES_AT_ONCE = 64  # of a dense block
+QUERIES_PER_TASK = 1024  # of a thread
 
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
     """ranks: of the best positive, from 1, float64 [n] (integers where nothing ties). recall[k]: share of
-    queries with it among the first k. median_rank: MedR. mrr: mean reciprocal rank.
-    n_reference: size of the gallery."""
+    queries with it among the first k. median_rank: MedR. mrr: mean reciprocal rank. n_reference: size of the
+    gallery."""
 
     ranks: np.ndarray
     recall: dict[int, float]
@@ -43,19 +45,41 @@ def _unit_rows(features, name: str) -> sp.csr_array | torch.Tensor:
         csr = as_csr(features, name)
         csr = csr.astype(np.float64 if csr.dtype == np.float64 else np.float32)
         norms = np.sqrt(np.asarray(csr.multiply(csr).sum(1), dtype=np.float64)).ravel()
-        csr.data = csr.data / np.repeat(np.where(norms > 0, norms, 1), np.diff(csr.indptr)).astype(csr.dtype)
+        divisors = np.repeat(np.where(norms > 0, norms, 1), np.diff(csr.indptr))
+        csr.data = csr.data / divisors.astype(csr.dtype)
         return csr
     dense = torch.as_tensor(features).detach()
     if dense.ndim != 2:
         raise ValueError(f"{name}: expected [n, d], got shape {tuple(dense.shape)}")
-    dense = dense if dense.dtype == torch.float64 else dense.float()
+    if dense.dtype != torch.float64:
+        dense = dense.float()
     if not torch.isfinite(dense).all():
         raise ValueError(f"{name}: contains NaN or infinite values; check the features it was computed from")
     return torch.nn.functional.normalize(dense, dim=1)
 
 
+def _unit_pair(query, reference) -> tuple[sp.csr_array | torch.Tensor, sp.csr_array | torch.Tensor]:
+    """Both sides at norm 1 and of one type. Raises ValueError where they cannot be compared."""
+    query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
+    sparse = sp.issparse(query)
+    if sparse != sp.issparse(reference):
+        raise ValueError("query and reference must both be dense or both sparse: give codes as code.to_csr()")
+    if query.shape[1] != reference.shape[1] or 0 in (*query.shape, *reference.shape):
+        raise ValueError(
+            f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: "
+            "expected [n, d] and [m, d] with n, m, d > 0"
+        )
+    if query.dtype == reference.dtype:
+        return query, reference
+    if sparse:
+        return query.astype(np.float64), reference.astype(np.float64)
+    return query.double(), reference.double()
+
+
 def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
     """Relevant references of every query as CSR [n_query, n_reference]; None: row i matches row i."""
+    if hasattr(positives, "detach"):
+        positives = positives.detach().cpu().numpy()
     if positives is None:
         if shape[0] != shape[1]:
             raise ValueError(
@@ -64,15 +88,11 @@ def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
             )
         positives = sp.eye_array(*shape, format="csr")
     elif not sp.issparse(positives):
-        rows = [np.atleast_1d(np.asarray(row, dtype=np.int64)) for row in positives]
-        columns = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        if len(rows) != shape[0] or (len(columns) and not 0 <= columns.min() <= columns.max() < shape[1]):
-            raise ValueError(
-                f"positives: need, for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of "
-                f"the reference; got {len(rows)} lists"
-            )
-        starts = np.cumsum([0, *map(len, rows)])
-        positives = sp.csr_array((np.ones(len(columns)), columns, starts), shape=(len(rows), shape[1]))
+        rows = [np.atleast_1d(np.asarray(row)) for row in positives]
+        if rows and all(row.dtype == bool and len(row) == shape[1] for row in rows):
+            positives = sp.csr_array(np.stack(rows))
+        else:
+            positives = _from_row_numbers(rows, shape)
     csr = as_csr(positives, "positives")
     if csr.shape != shape:
         raise ValueError(f"positives: shape {csr.shape}, expected [queries, references] = {shape}")
@@ -84,132 +104,145 @@ def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
     return csr
 
 
+def _from_row_numbers(rows: list[np.ndarray], shape: tuple[int, int]) -> sp.csr_array:
+    """Lists of row numbers as a matrix. Raises ValueError for anything else."""
+    for number, row in enumerate(rows):
+        if len(row) and row.dtype.kind not in "iu":
+            raise ValueError(
+                f"positives: entry {number} holds {row.dtype}; give row numbers as integers, or a sparse or "
+                f"boolean matrix [queries, references] = {shape}"
+            )
+    columns = np.concatenate([row.astype(np.int64) for row in rows]) if rows else np.empty(0, np.int64)
+    if len(rows) != shape[0] or (len(columns) and not 0 <= columns.min() <= columns.max() < shape[1]):
+        raise ValueError(
+            f"positives: need, for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of "
+            f"the reference; got {len(rows)} lists"
+        )
+    starts = np.cumsum([0, *map(len, rows)])
+    return sp.csr_array((np.ones(len(columns)), columns, starts), shape=(len(rows), shape[1]))
+
+
 def _rounding(dtype: np.dtype) -> float:
     return 4 * float(np.finfo(dtype).eps)
 
 
 def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
-    """How many references score higher than each query's best positive, and how many the same; float64 [2, batch].
+    """How many references score higher than each query's best positive, and how many the same; float64 [2,
+    batch].
 
     scores [batch, n_reference] are spoilt. relevant: positives of these queries.
     """
-    found, rounding = np.empty((2, len(scores))), _rounding(scores.dtype)
+    counts = np.empty((2, len(scores)))
+    rounding = _rounding(scores.dtype)
     for i, row in enumerate(scores):
         columns = relevant.indices[relevant.indptr[i] : relevant.indptr[i + 1]]
         best = row[columns].max()
         row[columns] = -np.inf
         higher = np.count_nonzero(row > best + rounding)
-        found[:, i] = higher, np.count_nonzero(row >= best - rounding) - higher
-    return found
+        counts[:, i] = higher, np.count_nonzero(row >= best - rounding) - higher
+    return counts
 
 
 def _count_sparse(
     query: sp.csr_array, reference: sp.csr_array, positives: sp.csr_array, n_jobs: int
 ) -> np.ndarray:
-    """`_count` of all queries among sparse codes.
+    """`_count` of all queries among sparse codes, float64 [2, n].
 
-    Small galleries: 64 queries at a time as a dense block, which visits all entries of the gallery for each query but
-    visits them in order. Large ones: inverted lists, so that a query adds up the columns of its own latents, k of L.
-    A product of sparse blocks visits the same entries, but its result is half full (with k 64 of L 8192, 39 % of all
-    pairs share a latent), so every query in flight costs 8 bytes a reference, and as much again to be looked at.
+    Small galleries: 64 queries at a time as a dense block, which visits all entries of the gallery for each
+    query but visits them in order. Large ones: inverted lists, so that a query adds up the columns of its own
+    latents, k of L. A product of sparse blocks visits the same entries, but its result is half full (with k
+    64 of L 8192, 39 % of all pairs share a latent), so every query in flight costs 8 bytes a reference, and
+    as much again to be looked at.
     """
+    n = query.shape[0]
     small = reference.nnz < BLOCKS_BELOW
     inverted = None if small else reference.T.tocsr()
 
-    def scores(rows: slice) -> np.ndarray:
-        if small:
-            return np.ascontiguousarray((reference @ np.ascontiguousarray(query[rows].toarray().T)).T)
+    def block_scores(rows: slice) -> np.ndarray:
+        return np.ascontiguousarray((reference @ np.ascontiguousarray(query[rows].toarray().T)).T)
+
+    def list_scores(rows: slice) -> np.ndarray:
         entries = slice(query.indptr[rows.start], query.indptr[rows.stop])
         return (inverted[query.indices[entries]].T @ query.data[entries])[None]
 
-    def counted(block: range) -> np.ndarray:
-        slices = [slice(start, min(start + block.step, block.stop)) for start in block]
-        return np.concatenate([_count(scores(rows), positives[rows]) for rows in slices], axis=1)
+    scores, step = (block_scores, QUERIES_AT_ONCE) if small else (list_scores, 1)
 
-    n, step = query.shape[0], 64 if small else 1
-    blocks = [range(start, min(start + 1024, n), step) for start in range(0, n, 1024)]
+    def counted(first: int) -> np.ndarray:
+        last = min(first + QUERIES_PER_TASK, n)
+        counts = []
+        for start in range(first, last, step):
+            rows = slice(start, min(start + step, last))
+            counts.append(_count(scores(rows), positives[rows]))
+        return np.concatenate(counts, axis=1)
+
     with ThreadPoolExecutor(1 if small else n_jobs) as pool:  # scipy and numpy release the interpreter lock
-        return np.concatenate(list(pool.map(counted, blocks)), axis=1)
+        return np.concatenate(list(pool.map(counted, range(0, n, QUERIES_PER_TASK))), axis=1)
 
 
 def _count_dense(
     query: torch.Tensor, reference: torch.Tensor, positives: sp.csr_array, batch_size: int
 ) -> np.ndarray:
-    """`_count` of all queries among dense features."""
-    found = []
+    """`_count` of all queries among dense features, float64 [2, n]."""
+    counts = []
     for start in range(0, len(query), batch_size):
         scores = query[start : start + batch_size] @ reference.T
         relevant = positives[start : start + batch_size]
         row = np.repeat(np.arange(relevant.shape[0]), np.diff(relevant.indptr))
         best = np.maximum.reduceat(scores[row, relevant.indices].cpu().numpy(), relevant.indptr[:-1])
-        rounding, best = _rounding(best.dtype), torch.from_numpy(best).to(scores.device)[:, None]
+        rounding = _rounding(best.dtype)
+        best = torch.from_numpy(best).to(scores.device)[:, None]
         scores[row, relevant.indices] = -torch.inf
-        higher, reached = (scores > best + rounding).sum(1), (scores >= best - rounding).sum(1)
-        found.append(torch.stack([higher, reached - higher]).cpu().numpy())
-    return np.concatenate(found, axis=1).astype(np.float64)
+        higher = (scores > best + rounding).sum(1)
+        reached = (scores >= best - rounding).sum(1)
+        counts.append(torch.stack([higher, reached - higher]).cpu().numpy())
+    return np.concatenate(counts, axis=1).astype(np.float64)
 
 
 def retrieval_metrics(
     query,
     reference,
     *,
-    positives: sp.sparray | Sequence[Iterable[int]] | None = None,
+    positives: sp.sparray | np.ndarray | Sequence[Iterable[int]] | None = None,
     ks: Sequence[int] = (1, 5, 10),
-    batch_size: int | None = None,
+    batch_size: int = 512,
     n_jobs: int = 2,
 ) -> RetrievalMetrics:
     """Rank every query's positives among all references by cosine similarity.
 
-    query [n, d], reference [m, d]: both dense (arrays, or tensors on one device) or both sparse codes
-    (scipy, `Codes`). positives: per query the relevant reference rows, as lists or sparse [n, m]; None
-    means that row i matches row i (n = m). With several, the best one is ranked and the others step
-    aside (F5). Dense scores exist for batch_size queries at a time ([batch_size, m]; None: 512), those of
-    sparse codes for 64 queries, or in large galleries for one query in each of n_jobs threads. Scores
-    within a few rounding errors count as tied.
+    query [n, d], reference [m, d]: both dense (arrays, or tensors on one device) or both sparse codes (scipy,
+    `Code`). positives: per query the relevant reference rows, as lists of row numbers, as a sparse or as a
+    boolean [n, m]; None means that row i matches row i (n = m). With several, the best one is ranked and the
+    others step aside (F5). Dense scores exist for batch_size queries at a time, [batch_size, m], those of
+    sparse codes for 64 queries, or in large galleries for one query in each of n_jobs threads. Scores within
+    a few rounding errors count as tied.
 
     Raises ValueError for mismatched widths, kinds or numbers of rows, empty input, queries without a
-    positive, NaN, or k < 1.
+    positive, positives that are no row numbers, NaN, or k < 1.
     """
-    if not ks or min(*ks, n_jobs, 1 if batch_size is None else batch_size) < 1:
+    if not ks or min(*ks, n_jobs, batch_size) < 1:
         raise ValueError(f"ks={tuple(ks)}, batch_size={batch_size}, n_jobs={n_jobs}: all must be at least 1")
-    query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
-    sparse = sp.issparse(query)
-    if sparse != sp.issparse(reference):
-        raise ValueError(
-            "query and reference must both be dense or both sparse; use Codes.to_csr() for codes"
-        )
-    if query.shape[1] != reference.shape[1] or 0 in (*query.shape, *reference.shape):
-        raise ValueError(
-            f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: "
-            "expected [n, d] and [m, d] with n, m, d > 0"
-        )
-    if query.dtype != reference.dtype:
-        query, reference = (
-            (side.astype(np.float64) if sparse else side.double()) for side in (query, reference)
-        )
+    query, reference = _unit_pair(query, reference)
     positives = _positives_csr(positives, (query.shape[0], reference.shape[0]))
-    if sparse:
+    if sp.issparse(query):
         higher, tied = _count_sparse(query, reference, positives, n_jobs)
     else:
-        higher, tied = _count_dense(query, reference, positives, batch_size or 512)
+        higher, tied = _count_dense(query, reference, positives, batch_size)
     ranks = 1 + higher + tied / 2
     recall = {k: float(np.clip((k - higher) / (tied + 1), 0, 1).mean()) for k in ks}
-    mrr = (digamma(higher + tied + 2) - digamma(higher + 1)) / (
+    reciprocal = (digamma(higher + tied + 2) - digamma(higher + 1)) / (
         tied + 1
-    )  # mean of 1/r over r = g+1 ... g+1+t
-    return RetrievalMetrics(ranks, recall, float(np.median(ranks)), float(mrr.mean()), reference.shape[0])
+    )  # mean of 1/r, r = g+1 ... g+1+t
+    return RetrievalMetrics(
+        ranks, recall, float(np.median(ranks)), float(reciprocal.mean()), reference.shape[0]
+    )
 
 
 def nearest(query, reference, n: int = 5) -> np.ndarray:
-    """Rows of the n references of highest cosine, best first, int [n_query, n]; equal ones in their own order.
+    """Rows of the n references of highest cosine, best first, int [n_query, n]; equal ones in their own
+    order.
 
     For a handful of queries: query [n_query, d] and reference [m, d], both dense or both sparse, as above.
     """
-    query, reference = _unit_rows(query, "query"), _unit_rows(reference, "reference")
-    if sp.issparse(query) != sp.issparse(reference) or query.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: must be alike, both dense "
-            "or both sparse"
-        )
+    query, reference = _unit_pair(query, reference)
     scores = reference @ query.toarray().T if sp.issparse(query) else (reference @ query.T).cpu().numpy()
     return np.argsort(-scores, axis=0, kind="stable")[:n].T

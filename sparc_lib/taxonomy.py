@@ -1,8 +1,8 @@
 """Class hierarchies in the Open Images file format.
 
-A class is lifted to its ancestor at depth <= D before concepts are compared (hierarchical
-Jaccard, arXiv:2507.06265). The root has depth 0. Only `Subcategory` edges count: a wheel is a
-`Part` of a car, not a kind of car.
+A class is lifted to its ancestor at depth <= D before concepts are compared (hierarchical Jaccard,
+arXiv:2507.06265). The root has depth 0. Only `Subcategory` edges count: a wheel is a `Part` of a car, not a
+kind of car.
 """
 
 from __future__ import annotations
@@ -36,27 +36,35 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
     return names
 
 
-def _occurrences(node: Mapping, above: tuple[str, ...] = ()):
-    """Yield the path (root, ..., node) of every occurrence of every node, in file order."""
-    if "LabelName" not in node:
-        raise ValueError(
-            f"taxonomy: a node below {'/'.join(above) or 'the top'} has no 'LabelName'; "
-            "use the Open Images hierarchy format"
-        )
-    path = (*above, node["LabelName"])
-    if path[-1] in above:
-        raise ValueError(f"taxonomy: {path[-1]!r} is its own ancestor ({'/'.join(path)}); remove the cycle")
-    yield path
-    for child in node.get("Subcategory", ()):
-        yield from _occurrences(child, path)
+def _deepest_paths(tree: Mapping) -> dict[str, tuple[str, ...]]:
+    """{label name: (root, ..., it)} at its deepest occurrence, the first in the file of equally deep ones."""
+    paths: dict[str, tuple[str, ...]] = {}
+    waiting = [(tree, ())]  # a stack, for files may be nested more deeply than Python calls
+    while waiting:
+        node, above = waiting.pop()
+        name = node.get("LabelName") if isinstance(node, Mapping) else None
+        children = (node.get("Subcategory") or []) if name else []  # null is as good as none
+        if not isinstance(name, str) or not isinstance(children, Sequence) or isinstance(children, str):
+            raise ValueError(
+                f"taxonomy: a node below {'/'.join(above[-5:]) or 'the top'} has no 'LabelName', or no list "
+                "of nodes as 'Subcategory'; use the Open Images hierarchy format"
+            )
+        if name in above:
+            cycle = "/".join(above[-5:])
+            raise ValueError(f"taxonomy: {name!r} is its own ancestor ({cycle}/{name}); remove the cycle")
+        path = (*above, name)
+        if len(path) > len(paths.get(name, ())):
+            paths[name] = path
+        waiting += [(child, path) for child in reversed(children)]
+    return paths
 
 
 @dataclass(frozen=True)
 class Taxonomy:
     """C classes (label columns) placed in a hierarchy.
 
-    classes: the C columns as the caller names them. labels: the label name each column lifts
-    through, [C]. graph: networkx.DiGraph of the deepest placements, edges parent -> child.
+    classes: the C columns as the caller names them. labels: the label name each column lifts through, [C].
+    graph: networkx.DiGraph of the deepest placements, edges parent -> child.
     """
 
     classes: tuple[str, ...]
@@ -73,15 +81,15 @@ class Taxonomy:
     ) -> Taxonomy:
         """Place `classes` in an Open Images hierarchy.
 
-        tree: {"LabelName": ..., "Subcategory": [...]}. A node with several parents keeps its
-        deepest occurrence (the first in file order among equally deep ones).
-        classes: label names that occur in the tree, or, with `names` = {label name: display name}
-        in file order (`read_class_descriptions`), display names.
-        column_order: "as_published" reproduces finding F1 for comparison: columns are sorted by
-        display name but lifted through codes in file order, so nearly every column carries the
-        code of another class. It needs `names`.
+        tree: {"LabelName": ..., "Subcategory": [...]}. A node with several parents keeps its deepest
+        occurrence (the first in file order among equally deep ones). classes: label names that occur in the
+        tree, or, with `names` = {label name: display name} in file order (`read_class_descriptions`), display
+        names. column_order: "as_published" reproduces finding F1 for comparison: columns are sorted by
+        display name but lifted through codes in file order, so nearly every column carries the code of
+        another class. Needs `names`.
 
-        Raises ValueError for empty, repeated, unknown or ambiguous classes and unknown options.
+        Raises ValueError for a malformed tree, empty, repeated, unknown or ambiguous classes and unknown
+        options.
         """
         if column_order not in ("right", "as_published"):
             raise ValueError(f"column_order={column_order!r}: choose 'right' or 'as_published'")
@@ -92,22 +100,10 @@ class Taxonomy:
         classes = tuple(classes)
         if not classes:
             raise ValueError("taxonomy: classes is empty; pass the label columns' names")
-        paths: dict[str, tuple[str, ...]] = {}
-        for path in _occurrences(tree):
-            if len(path) > len(paths.get(path[-1], ())):
-                paths[path[-1]] = path
+        paths = _deepest_paths(tree)
         labels = _resolve(classes, paths, names or {})
         if column_order == "as_published":
-            carried = set(labels)
-            by_display = sorted(
-                range(len(labels)), key=lambda column: names.get(labels[column], labels[column])
-            )
-            in_file_order = [code for code in names if code in carried]
-            if len(in_file_order) != len(labels):
-                missing = sorted(carried - set(names))
-                raise ValueError(f"names lacks {missing[:5]}: 'as_published' needs every class in it")
-            misplaced = dict(zip(by_display, in_file_order, strict=True))
-            labels = tuple(misplaced[column] for column in range(len(labels)))
+            labels = _misplaced(labels, names)
         graph = nx.DiGraph()
         for name, path in paths.items():
             graph.add_node(name, path=path, depth=len(path) - 1)
@@ -119,11 +115,6 @@ class Taxonomy:
     def max_depth(self) -> int:
         """Depth of the deepest node; the root has depth 0. Lifting to it changes nothing."""
         return max(depth for _, depth in self.graph.nodes(data="depth"))
-
-    @property
-    def parents(self) -> dict[str, str]:
-        """{label name: parent's label name} of every node but the root, at its deepest occurrence."""
-        return {child: self.graph.nodes[child]["path"][-2] for _, child in self.graph.edges}
 
     def path(self, name: str) -> tuple[str, ...]:
         """(root, ..., name) for a class or a label name of the tree. Raises KeyError if unknown."""
@@ -152,25 +143,36 @@ class Taxonomy:
 
 
 def _resolve(classes: tuple[str, ...], paths: Mapping, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Label name of each class, [C]."""
+    """Label name of each class, [C]. ValueError for classes that have none, several or a shared one."""
     codes: dict[str, list[str]] = {}
     for code, display in names.items():
-        codes.setdefault(display, []).append(code)
-    labels = []
+        if code in paths:
+            codes.setdefault(display, []).append(code)
+    labels, unknown = [], []
     for name in classes:
-        found = [name] if name in paths else [code for code in codes.get(name, ()) if code in paths]
-        if len(found) > 1:
-            raise ValueError(f"class {name!r} is the display name of {found}; pass label names instead")
-        labels += found or [None]
-    unknown = [name for name, label in zip(classes, labels, strict=True) if label is None]
+        candidates = [name] if name in paths else codes.get(name, [])
+        if len(candidates) > 1:
+            raise ValueError(f"class {name!r} is the display name of {candidates}; pass label names instead")
+        if not candidates:
+            unknown.append(name)
+        labels += candidates
     if unknown:
         raise ValueError(
             f"taxonomy: {len(unknown)} of {len(classes)} classes are not in the tree, first {unknown[:5]}; "
             "pass label names of the tree, or names={label name: display name} for display names"
         )
     if len(set(labels)) != len(labels):
-        repeated = sorted(
-            {name for name, label in zip(classes, labels, strict=True) if labels.count(label) > 1}
-        )
+        repeated = sorted({name for name, label in zip(classes, labels) if labels.count(label) > 1})
         raise ValueError(f"taxonomy: classes repeat {repeated[:5]}; every label column needs its own class")
     return tuple(labels)
+
+
+def _misplaced(labels: tuple[str, ...], names: Mapping[str, str]) -> tuple[str, ...]:
+    """The labels that the published evaluation gives to the same columns (F1), [C]."""
+    in_file_order = [code for code in names if code in set(labels)]
+    missing = sorted(set(labels) - set(names))
+    if missing:
+        raise ValueError(f"names lacks {missing[:5]}: 'as_published' needs every class in it")
+    by_display = sorted(labels, key=lambda label: names[label])
+    published = dict(zip(by_display, in_file_order, strict=True))
+    return tuple(published[label] for label in labels)

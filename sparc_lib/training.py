@@ -1,47 +1,65 @@
-"""Training: one step in METHOD's order, and a loop with schedule, history, checkpoints and exact resumption."""
+"""Training: one step in METHOD's order, and a loop with schedule, history, checkpoints, exact resumption."""
 
 import dataclasses
 import logging
 import math
-import os
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from .dead import record_activity, redraw_dead
-from .evaluation import CodingScores, Evaluation, encode_store, evaluate
-from .feeds import Data, as_feed, present
+from .evaluation import Data, as_feed, present
+from .files import aside
 from .losses import DECODER, ENCODER, LossTerms, gated_loss
-from .model import SPARC, Streams
-from .profiles import SparcSpec
+from .model import SPARC, Gated, Streams
+from .profiles import STRICT, Rate, Seed, SparcSpec, Steps, Switch, Weight
 from .sparse_ops import normalise_rows_
 
-__all__ = [
-    "CodingScores",
-    "Evaluation",
-    "TrainConfig",
-    "TrainResult",
-    "encode_store",
-    "evaluate",
-    "make_optimizer",
-    "train",
-    "train_step",
-]
 log = logging.getLogger(__name__)
 Precision = Literal["float32", "bfloat16"]
 COLUMNS = ["step", "epoch", "term", "source", "target", "value"]
+ACTIVE = 1e-3  # a code above this resets a latent's counter
 
 
 def make_optimizer(model: SPARC, lr: float = 1e-4) -> torch.optim.Adam:
     """Adam as METHOD has it (default betas, eps 1e-8), in one fused pass where torch has that."""
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
+
+
+@torch.no_grad()
+def record_activity(model: SPARC, gated: Gated) -> None:
+    """One step of the dead counters (METHOD, "Dead"), which change in training only (F10).
+
+    Per stream: reset the counters of latents with some z > 1e-3 in the batch, then add 1 to all.
+    """
+    for name, indices in gated.indices.items():
+        counter = model.steps_since_active[name]
+        counter[indices[gated.preactivations[name].gather(1, indices) > ACTIVE]] = 0
+        counter += 1
+
+
+@torch.no_grad()
+def redraw_dead(model: SPARC, generator: torch.Generator) -> dict[str, int]:
+    """Re-draw the latents dead in a stream there: encoder row ~ N(0, 0.01²), latent bias 0, counter 0.
+
+    The decoder row and the optimizer's moments stay. `generator`: a CPU generator. Returns how many per
+    stream.
+    """
+    counts = {}
+    for name in model.streams:
+        dead = model.dead(name).nonzero().squeeze(1)
+        weight = model.encoder[name]
+        rows = torch.randn(len(dead), weight.shape[1], generator=generator, dtype=weight.dtype) * 0.01
+        weight[dead] = rows.to(weight.device)
+        model.latent_bias[name][dead] = 0
+        model.steps_since_active[name][dead] = 0
+        counts[name] = len(dead)
+    return counts
 
 
 def train_step(
@@ -52,24 +70,24 @@ def train_step(
     aux_weight: float = 1 / 32,
     precision: Precision = "float32",
 ) -> LossTerms:
-    """One whole step: gradients, dead counters, decoder rows to unit norm, their gradients projected, optimizer.
+    """One whole step: gradients, dead counters, unit decoder rows, their gradients projected, optimizer.
 
-    streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate counts
-    activity before the AuxK mask is taken, the local gate after (METHOD, "Dead").
+    streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate
+    counts activity before the AuxK mask is taken, the local gate after (METHOD, "Dead").
 
-    precision "bfloat16": the pre-activations, the one dense product, under autocast; parameters, gate, sparse products,
-    losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may fall the other way, so
-    other latents may be chosen; encoding and evaluation always use float32.
+    precision "bfloat16": the pre-activations, the one dense product, under autocast; parameters, gate, sparse
+    products, losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may
+    fall the other way, so other latents may be chosen; encoding and evaluation always use float32.
     """
     buffers = {}
     for kind in (ENCODER, DECODER):  # last step's gradients are written over: no new pages, no zeroing
         for name, parameter in getattr(model, kind).items():
             if parameter.grad is not None:
-                buffers[kind, name], parameter.grad = parameter.grad, None
+                buffers[kind, name] = parameter.grad
+                parameter.grad = None
     optimizer.zero_grad()
-    with torch.autocast(
-        next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16"
-    ):
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         gated = model.select(streams)
     if model.gate == "global":
         record_activity(model, gated)
@@ -83,78 +101,59 @@ def train_step(
     return terms.detach()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """Defaults are the paper's. Steps count from 1; None switches a periodic action off.
 
     redraw_every: steps between re-drawings of dead latents. log_every: steps between history entries.
-    checkpoint_steps, checkpoint_epochs: how often to save, on top of the end. seed: order of samples, re-drawing.
-    precision: as for `train_step`.
+    checkpoint_steps, checkpoint_epochs: how often to save, on top of the end. seed: order of samples,
+    re-drawing. precision: as for `train_step`. Raises pydantic's ValidationError, a ValueError, that names
+    field and value.
     """
 
-    epochs: int = 50
-    batch_size: int = 256
-    lr: float = 1e-4
+    epochs: Steps = 50
+    batch_size: Steps = 256
+    lr: Rate = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
-    cross_weight: float = 1.0
-    aux_weight: float = 1 / 32
-    redraw_every: int | None = 100
-    seed: int = 0
-    drop_last: bool = False
-    log_every: int = 10
-    checkpoint_steps: int | None = None
-    checkpoint_epochs: int | None = 1
+    cross_weight: Weight = 1.0
+    aux_weight: Weight = 1 / 32
+    redraw_every: Steps | None = 100
+    seed: Seed = 0
+    drop_last: Switch = False
+    log_every: Steps = 10
+    checkpoint_steps: Steps | None = None
+    checkpoint_epochs: Steps | None = 1
     precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "log_every",
-            "redraw_every",
-            "checkpoint_steps",
-            "checkpoint_epochs",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"TrainConfig.{name}: got {value}; it must be at least 1"
-                    + (", or None for never" if name.endswith(("every", "steps", "epochs")) else "")
-                )
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"TrainConfig.schedule: got {self.schedule!r}; choose 'constant' or 'cosine'")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"TrainConfig.precision: got {self.precision!r}; choose 'float32' or 'bfloat16'")
 
     @classmethod
     def from_spec(cls, spec: SparcSpec, **changes) -> "TrainConfig":
-        """The training part of a profile's `sparc` section (or `profile.sparc_for(setting)`), with `changes`."""
-        return cls(
-            **{
-                "epochs": spec.epochs,
-                "batch_size": spec.batch_size,
-                "lr": spec.learning_rate,
-                "schedule": spec.schedule,
-                "cross_weight": spec.cross_weight,
-                "aux_weight": spec.aux_weight,
-                "redraw_every": spec.redraw_every,
-                "precision": spec.precision,
-                **changes,
-            }
-        )
+        """The training part of `profile.sparc` or `profile.sparc_for(setting)`, with `changes`."""
+        own = {field.name for field in dataclasses.fields(cls)}
+        shared = {name: value for name, value in dataclasses.asdict(spec).items() if name in own}
+        return cls(**{"lr": spec.learning_rate, **shared, **changes})
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Learning rate of step 1..n_steps; cosine falls from lr to nearly 0."""
-        return (
-            self.lr
-            if self.schedule == "constant"
-            else self.lr * (1 + math.cos(math.pi * (step - 1) / n_steps)) / 2
-        )
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * (1 + math.cos(math.pi * (step - 1) / n_steps)) / 2
+
+    def steps_per_epoch(self, n_samples: int) -> int:
+        """Batches of one epoch. Raises ValueError if there is none."""
+        steps = n_samples // self.batch_size if self.drop_last else math.ceil(n_samples / self.batch_size)
+        if not steps:
+            raise ValueError(
+                f"{n_samples} samples make no batch of {self.batch_size}; lower batch_size or unset drop_last"
+            )
+        return steps
+
+
+PAPER = TrainConfig()
 
 
 class TrainResult(NamedTuple):
-    """history: tidy DataFrame (step, epoch, term, source, target, value) with the terms total, nmse, cross, auxk,
-    l0 (mean z > 0 per sample), alive (latents not dead), redrawn and lr."""
+    """history: tidy DataFrame (step, epoch, term, source, target, value) with the terms total, nmse, cross,
+    auxk, l0 (mean z > 0 per sample), alive (latents not dead), redrawn and lr."""
 
     model: SPARC
     optimizer: torch.optim.Adam
@@ -165,156 +164,137 @@ class TrainResult(NamedTuple):
 def train(
     model: SPARC,
     data: Data,
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig = PAPER,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train `model` in place, on its device, over a FeatureStore, anything with its `batches`, or {stream: [n, d]}.
+    """Train `model` in place, on its device, over a FeatureStore, another feed, or {stream: [n, d]}.
 
-    checkpoint: a file to save to and, if it exists, to go on from; the outcome is the same bit for bit as without
-    the interruption, and a finished run is returned as it is. Raises ValueError for a checkpoint of another model,
-    configuration or data set, for missing streams and for too few samples, FloatingPointError when the loss diverges.
+    checkpoint: a file to save to and, if it exists, to go on from; the outcome is the same bit for bit as
+    without the interruption, and a finished run is returned as it is. Raises ValueError for a checkpoint of
+    another model, configuration or data set, for missing streams and for too few samples, FloatingPointError
+    when the loss diverges, DiskFullError when a checkpoint does not fit.
     """
-    feed, device, path = (
-        as_feed(data),
-        next(model.parameters()).device,
-        Path(checkpoint) if checkpoint else None,
-    )
-    per_epoch = (
-        len(feed) // config.batch_size if config.drop_last else math.ceil(len(feed) / config.batch_size)
-    )
-    n_steps, step, rows = per_epoch * config.epochs, 0, []
-    if not n_steps:
-        raise ValueError(
-            f"{len(feed)} samples make no batch of {config.batch_size}; lower batch_size or unset drop_last"
-        )
-    optimizer = make_optimizer(model, config.lr)
-    identity = {
-        **model.config,
-        **_decides(config),
-        "samples": len(feed),
-        "data": getattr(feed, "digest", None),
-        "dtype": str(next(model.parameters()).dtype),
-    }
+    feed = as_feed(data)
+    device = next(model.parameters()).device
+    per_epoch = config.steps_per_epoch(len(feed))
+    n_steps = per_epoch * config.epochs
+    run = _Run(model, make_optimizer(model, config.lr), _identity(model, config, feed))
+    path = Path(checkpoint) if checkpoint else None
     if path and path.exists():
-        step, rows = _load(path, model, optimizer, identity)
-        log.info("%s: going on after step %d of %d", path, step, n_steps)
-    saves = path is not None
-    with tqdm(total=n_steps, initial=step, disable=not progress, unit="step", desc="training") as bar:
-        for epoch in range(step // per_epoch, config.epochs):
-            order = _generator(
-                config.seed, 0, epoch
-            )  # a fresh one per epoch: resuming needs no generator state
+        run.load(path)
+        log.info("%s: going on after step %d of %d", path, run.step, n_steps)
+    with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step", desc="training") as bar:
+        for epoch in range(run.step // per_epoch, config.epochs):
             batches = feed.batches(
-                config.batch_size, generator=order, shuffle=True, device=device, drop_last=config.drop_last
+                config.batch_size,
+                generator=_generator(
+                    config.seed, 0, epoch
+                ),  # one per epoch: resuming needs no generator state
+                device=device,
+                drop_last=config.drop_last,
+                start=run.step - epoch * per_epoch,
             )
-            for batch in islice(batches, step - epoch * per_epoch, None):
-                step += 1
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr_at(step, n_steps)
+            for batch in batches:
+                run.step += 1
+                for group in run.optimizer.param_groups:
+                    group["lr"] = config.lr_at(run.step, n_steps)
                 streams = present(model, batch, every=True)
                 terms = train_step(
-                    model, optimizer, streams, config.cross_weight, config.aux_weight, config.precision
+                    model, run.optimizer, streams, config.cross_weight, config.aux_weight, config.precision
                 )
                 redrawn = {}
-                if config.redraw_every and step % config.redraw_every == 0:
-                    redrawn = redraw_dead(model, _generator(config.seed, 1, step))
-                if step % config.log_every == 0 or step in (1, n_steps):
-                    rows += _record(model, terms, redrawn, optimizer, step, epoch)
-                    bar.set_postfix(loss=f"{rows[-1][-1]:.4f}", refresh=False)
+                if _due(config.redraw_every, run.step):
+                    redrawn = redraw_dead(model, _generator(config.seed, 1, run.step))
+                if _due(config.log_every, run.step) or run.step in (1, n_steps):
+                    run.record(terms, redrawn, epoch)
+                    bar.set_postfix(loss=f"{run.rows[-1][-1]:.4f}", refresh=False)
                 bar.update()
-                if saves and config.checkpoint_steps and step % config.checkpoint_steps == 0:
-                    _save(path, model, optimizer, identity, step, rows)
-            last = epoch + 1 == config.epochs
-            if saves and (last or config.checkpoint_epochs and (epoch + 1) % config.checkpoint_epochs == 0):
-                _save(path, model, optimizer, identity, step, rows)
-    return TrainResult(model, optimizer, pd.DataFrame(rows, columns=COLUMNS), step)
+                if path and _due(config.checkpoint_steps, run.step):
+                    run.save(path)
+            if path and (_due(config.checkpoint_epochs, epoch + 1) or epoch + 1 == config.epochs):
+                run.save(path)
+    return TrainResult(model, run.optimizer, pd.DataFrame(run.rows, columns=COLUMNS), run.step)
 
 
-def _decides(config: TrainConfig) -> dict:
-    """The fields that decide the outcome; how often to save may change between a kill and the resumption."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if not k.startswith("checkpoint_")}
+def _due(every: int | None, count: int) -> bool:
+    return every is not None and count % every == 0
 
 
 def _generator(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
 
 
-def _record(
-    model: SPARC,
-    terms: LossTerms,
-    redrawn: dict[str, int],
-    optimizer: torch.optim.Adam,
-    step: int,
-    epoch: int,
-) -> list[tuple]:
-    """History rows of one step, the total last. Raises FloatingPointError if the loss is not finite."""
-    alive = {s: (~model.dead(s)).sum() for s in model.streams}
-    named = [
-        ("nmse", terms.nmse),
-        ("cross", terms.cross),
-        ("auxk", terms.auxk),
-        ("l0", terms.l0),
-        ("alive", alive),
-        ("redrawn", redrawn),
-        ("lr", {None: optimizer.param_groups[0]["lr"]}),
-        ("total", {None: terms.total}),
-    ]
-    rows = [
-        (step, epoch, term, *(key if isinstance(key, tuple) else (key, key)), float(value))
-        for term, part in named
-        for key, value in part.items()
-    ]
-    if not math.isfinite(rows[-1][-1]):
-        raise FloatingPointError(
-            f"the loss is {rows[-1][-1]} at step {step}; lower lr, or resume an earlier checkpoint"
-        )
-    return rows
+def _identity(model: SPARC, config: TrainConfig, feed) -> dict:
+    """What decides the outcome; how often to save may change between a kill and the resumption."""
+    settings = dataclasses.asdict(config)
+    del settings["checkpoint_steps"], settings["checkpoint_epochs"]
+    return {
+        **model.config,
+        **settings,
+        "samples": len(feed),
+        "data": getattr(feed, "digest", None),
+        "dtype": str(next(model.parameters()).dtype),
+    }
 
 
-def _save(
-    path: Path, model: SPARC, optimizer: torch.optim.Adam, identity: dict, step: int, rows: list[tuple]
-) -> None:
-    """Write aside, then rename: a kill or a full disk leaves the previous checkpoint whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with open(aside, "wb") as file:
-            torch.save(
-                {
-                    "identity": identity,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "rows": rows,
-                },
-                file,
+@dataclasses.dataclass
+class _Run:
+    """A training run between two steps: what a checkpoint holds."""
+
+    model: SPARC
+    optimizer: torch.optim.Adam
+    identity: dict
+    step: int = 0
+    rows: list[tuple] = dataclasses.field(default_factory=list)  # of the history
+
+    def record(self, terms: LossTerms, redrawn: dict[str, int], epoch: int) -> None:
+        """Add the history of this step, the total last. FloatingPointError if the loss is not finite."""
+        alive = {name: (~self.model.dead(name)).sum() for name in self.model.streams}
+        named = {
+            "nmse": terms.nmse,
+            "cross": terms.cross,
+            "auxk": terms.auxk,
+            "l0": terms.l0,
+            "alive": alive,
+            "redrawn": redrawn,
+            "lr": {None: self.optimizer.param_groups[0]["lr"]},
+            "total": {None: terms.total},
+        }
+        for term, part in named.items():
+            for key, value in part.items():
+                source, target = key if isinstance(key, tuple) else (key, key)
+                self.rows.append((self.step, epoch, term, source, target, float(value)))
+        total = self.rows[-1][-1]
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the loss is {total} at step {self.step}; lower lr, or resume an earlier checkpoint"
             )
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(
-            f"{path}: the checkpoint of step {step} could not be written ({error}); free disk space and run "
-            "again, an earlier checkpoint is untouched"
-        ) from error
-    os.replace(aside, path)
 
+    def save(self, path: Path) -> None:
+        """Write a checkpoint aside, then rename it: a kill or a full disk leaves the previous one whole."""
+        with aside(path) as partial, open(partial, "wb") as file:
+            state = {"identity": self.identity, "step": self.step, "rows": self.rows}
+            state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save(state, file)
 
-def _load(path: Path, model: SPARC, optimizer: torch.optim.Adam, identity: dict) -> tuple[int, list[tuple]]:
-    try:
-        saved = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
-        found = saved["identity"]
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a readable checkpoint of this library ({error}); delete it to train anew"
-        ) from error
-    for name in identity:
-        if found.get(name) != identity[name]:
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises ValueError if it is unreadable or of another run."""
+        device = next(self.model.parameters()).device
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+            made_with = saved["identity"]
+        except Exception as error:
             raise ValueError(
-                f"{path}: made with {name} = {found.get(name)!r}, this run has {identity[name]!r}; "
-                "use another checkpoint file or delete this one"
-            )
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"], list(map(tuple, saved["rows"]))
+                f"{path}: not a readable checkpoint of this library ({error}); delete it to train anew"
+            ) from error
+        for name, value in self.identity.items():
+            if made_with.get(name) != value:
+                raise ValueError(
+                    f"{path}: made with {name} = {made_with.get(name)!r}, this run has {value!r}; "
+                    "use another checkpoint file or delete this one"
+                )
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        self.rows = [tuple(row) for row in saved["rows"]]

@@ -178,10 +178,13 @@ def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
 
 class Web:
     """What the server was asked for, and how it is to misbehave: `status` answers a path with a code that often,
-    `cut` halves its body that often, `altered` replaces it, `delay` (seconds) comes before every answer."""
+    `cut` halves its body that often, `altered` replaces it, `types` names its content type, `delay` (seconds)
+    comes before every answer, `drip` (seconds) after every byte of it.
+    """
 
     def __init__(self):
-        self.asked, self.status, self.cut, self.altered, self.delay = Counter(), {}, Counter(), {}, 0.0
+        self.asked, self.status, self.cut, self.altered = Counter(), {}, Counter(), {}
+        self.types, self.delay, self.drip = {}, 0.0, 0.0
 
 
 @contextmanager
@@ -209,12 +212,18 @@ def served(directory):
                 self.end_headers()
                 return
             path = Path(self.translate_path(self.path))
-            body = web.altered.get(self.path) or (path.read_bytes() if path.is_file() else None)
+            body = web.altered.get(self.path, path.read_bytes() if path.is_file() else None)
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))
+            if self.path in web.types:
+                self.send_header("Content-Type", web.types[self.path])
             self.end_headers()
             if body is not None:
                 with suppress(ConnectionError):  # the client was killed
+                    if web.drip:
+                        for byte in body:
+                            self.wfile.write(bytes([byte]))
+                            threading.Event().wait(web.drip)
                     self.wfile.write(body[: len(body) // 2] if cut else body)
                 self.close_connection = cut or self.close_connection
 

@@ -1,15 +1,15 @@
 """Where a target looks: heatmaps over image patches and over the words of a caption (section "Attribution").
 
-A target is one number a sample, [B], differentiable in the features: the activation of latents, the match of a
-caption's code with an image's, or CLIP's cosine. Attention relevance (Chefer et al.) and Grad-CAM ask how the
-attention of the traced blocks and their input move it. Samples of a batch do not touch each other, so one backward
-pass of the summed target serves the whole batch, and one traced pass serves any number of targets.
+A target is one number a sample, [B], differentiable in the features: the activation of latents, the match of
+a caption's code with an image's, or CLIP's cosine. Attention relevance (Chefer et al.) and Grad-CAM ask how
+the attention of the traced blocks and their input move it. Samples of a batch do not touch each other, so one
+backward pass of the summed target serves the whole batch, and one traced pass serves any number of targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..features.encoders import ClipEncoder, DinoEncoder
 from ..model import SPARC, Code, Codes, Coding
 from .attention import Trace, trace_image, trace_text
 
+if TYPE_CHECKING:
+    from ..features.encoders import ClipEncoder, DinoEncoder
+
+Pair: TypeAlias = "tuple[DinoEncoder, ClipEncoder]"
 Traces = dict[str, Trace]  # by stream
 
 
@@ -29,11 +32,13 @@ def attention_relevance(
 ) -> Tensor | np.ndarray:
     """R [T, T] from attention probabilities and their gradients, both [blocks, heads, T, T].
 
-    R starts as the identity; every block from `start_block` on adds mean_heads(ReLU(gradient * attention)) R. Row i
-    tells what token i draws on. Arrays give an array, tensors a tensor. Raises ValueError for other shapes.
+    R starts as the identity; every block from `start_block` on adds mean_heads(ReLU(gradient * attention)) R.
+    Row i tells what token i draws on. Arrays give an array, tensors a tensor. Other shapes: ValueError.
     """
-    a, g = torch.as_tensor(attention), torch.as_tensor(gradient)
-    if a.ndim != 4 or a.shape != g.shape or a.shape[-1] != a.shape[-2] or not 0 <= start_block <= len(a):
+    a = torch.as_tensor(attention)
+    g = torch.as_tensor(gradient)
+    square = a.ndim == 4 and a.shape == g.shape and a.shape[-1] == a.shape[-2]
+    if not square or not 0 <= start_block <= len(a):
         raise ValueError(
             f"attention {list(a.shape)}, gradient {list(g.shape)}, start_block {start_block}: expected "
             "twice [blocks, heads, T, T] and 0 <= start_block <= blocks"
@@ -58,12 +63,13 @@ def relevance_row(attention: Sequence[Tensor], gradient: Sequence[Tensor], query
 def token_relevance(trace: Trace, target: Tensor, attention: Sequence[Tensor] | None = None) -> Tensor:
     """What the pooled token draws on for `target` [B]: [B, T], the query token itself included.
 
-    attention: probabilities to weigh the gradients with instead of the trace's own (for controls). The graph stays
-    usable for further targets.
+    attention: probabilities to weigh the gradients with instead of the trace's own (for controls). The graph
+    stays usable for further targets.
     """
     gradient = torch.autograd.grad(target.sum(), trace.attention, retain_graph=True)
+    weights = attention or trace.attention
     with torch.no_grad():
-        return relevance_row([a.detach() for a in attention or trace.attention], gradient, trace.query)
+        return relevance_row(weights, gradient, trace.query)
 
 
 def heatmap(trace: Trace, target: Tensor, attention: Sequence[Tensor] | None = None) -> Tensor:
@@ -77,7 +83,7 @@ def patch_map(trace: Trace, tokens: Tensor) -> Tensor:
 
 
 def raw_attention(trace: Trace) -> Tensor:
-    """The CLS token's attention in the last block, mean over heads, [B, rows, columns]: saliency without a target."""
+    """The CLS token's mean attention in the last block, [B, rows, columns]: saliency without a target."""
     return patch_map(trace, trace.attention[-1].detach().mean(1)[:, 0])
 
 
@@ -93,17 +99,21 @@ def grad_cam(trace: Trace, target: Tensor) -> Tensor:
 
 
 def text_relevance(trace: Trace, target: Tensor) -> Tensor:
-    """Relevance of every token of the texts for `target` [B]: [B, T], >= 0; the end token itself and padding are 0."""
-    tokens = token_relevance(trace, target)
-    before_end = torch.arange(tokens.shape[1], device=tokens.device) < trace.query.unsqueeze(1)
-    return tokens * before_end
+    """Relevance of texts' tokens for `target` [B]: [B, T], >= 0; 0 for the end token itself and padding."""
+    return before_end(trace, token_relevance(trace, target))
+
+
+def before_end(trace: Trace, tokens: Tensor) -> Tensor:
+    """Values of text tokens [B, T] with the end token's and the padding's set to 0."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    return tokens * (positions < trace.query.unsqueeze(1))
 
 
 # Targets
 
 
 def latent_target(code: Code, latents: Sequence[int] | Tensor) -> Tensor:
-    """Sum of the codes of some latents, [B]. latents: their numbers, or a bool table [B, n_latents], a set a sample."""
+    """Sum of the codes of some latents, [B]. latents: numbers, or a set a sample, bool [B, n_latents]."""
     wanted = torch.as_tensor(latents, device=code.indices.device)
     if wanted.dtype == torch.bool and wanted.ndim == 2:
         chosen = wanted.gather(1, code.indices)
@@ -113,7 +123,7 @@ def latent_target(code: Code, latents: Sequence[int] | Tensor) -> Tensor:
 
 
 def match_target(image: Code, text: Code) -> Tensor:
-    """z_text · z_image of every sample, [B]: how well a caption's code fits an image's, whatever encoder made it."""
+    """z_text · z_image of every sample, [B]: how well a caption's code fits an image's of any encoder."""
     same = image.indices.unsqueeze(2) == text.indices.unsqueeze(1)
     return (image.values.unsqueeze(2) * text.values.unsqueeze(1) * same).sum((1, 2))
 
@@ -126,6 +136,11 @@ def similarity_target(image: Trace, text: Trace) -> Tensor:
 # Passes
 
 
+def square_pixels(encoder: DinoEncoder | ClipEncoder, images: Sequence[Image.Image]) -> Tensor:
+    """[B, 3, H, W]: whole images, squashed to this encoder's square and normalised as it wants them (F16)."""
+    return torch.stack([encoder.preprocess_square(image) for image in images])
+
+
 def trace_pairs(
     dino: DinoEncoder,
     clip: ClipEncoder,
@@ -133,26 +148,22 @@ def trace_pairs(
     texts: Sequence[str],
     start_block: int = -1,
 ) -> Traces:
-    """Traced passes of B (image, text) pairs in all three streams; every encoder gets its own preprocessing (F16)."""
-
-    def pixels(encoder: DinoEncoder | ClipEncoder) -> Tensor:
-        return torch.stack([encoder.preprocess_square(image) for image in images])
-
+    """Traced passes of B (image, text) pairs in all three streams."""
     return {
-        "dino": trace_image(dino, pixels(dino), start_block),
-        "clip_img": trace_image(clip, pixels(clip), start_block),
+        "dino": trace_image(dino, square_pixels(dino, images), start_block),
+        "clip_img": trace_image(clip, square_pixels(clip, images), start_block),
         "clip_txt": trace_text(clip, texts, start_block),
     }
 
 
 def encode_traces(model: SPARC, traces: Mapping[str, Trace], coding: Coding) -> Codes:
-    """Codes of traced samples, differentiable down to their attention. Joint: the texts take part in the gate."""
+    """Codes of traced samples, differentiable down to their attention. Joint: texts take part in the gate."""
     return model.encode({stream: trace.unit for stream, trace in traces.items()}, coding)
 
 
 class Explained(NamedTuple):
-    """B traced (image, text) pairs with their codes; asks for relevance in any stream: [B, rows, columns] for an image
-    stream, [B, T] (tokens) for the text stream."""
+    """B traced (image, text) pairs with their codes. Gives relevance in any stream: [B, rows, columns] of
+    patches for an image stream, [B, T] of tokens for the text stream."""
 
     traces: Traces
     codes: Codes
@@ -178,7 +189,7 @@ class Explained(NamedTuple):
 
 def explain(
     model: SPARC,
-    pair: tuple[DinoEncoder, ClipEncoder],
+    pair: Pair,
     images: Sequence[Image.Image],
     texts: Sequence[str],
     coding: Coding = "independent",
@@ -200,31 +211,35 @@ class Word(NamedTuple):
 
 
 def words_of(clip: ClipEncoder, text: str) -> list[Word]:
-    """The words of a text in order, as far as the tokenizer keeps them, with their positions among the tokens."""
-    tokenizer = clip.tokenizer
-    groups: dict[int, list[int]] = {}
-    if (
-        hasattr(tokenizer, "clean_fn")
-        and hasattr(tokenizer, "context_length")
-        and hasattr(tokenizer, "tokenizer")
-    ):
-        clean = tokenizer.clean_fn(text)
-        coded = tokenizer.tokenizer(clean, max_length=tokenizer.context_length, truncation=True)
-        for position, word in enumerate(coded.word_ids()):
-            if word is not None:
-                groups.setdefault(word, []).append(position)
-        return [
-            Word(clean[slice(*coded.word_to_chars(word))], tuple(places)) for word, places in groups.items()
-        ]
-    ids = clip.tokenize([text])[0].tolist()
-    words, open_tokens = [], []
-    for position in range(1, ids.index(max(ids))):  # between start and end token
-        open_tokens.append(position)
-        if tokenizer.decoder[ids[position]].endswith("</w>"):
-            words.append(Word(tokenizer.decode([ids[p] for p in open_tokens]).strip(), tuple(open_tokens)))
-            open_tokens = []
-    if open_tokens:  # a word that the context cut
-        words.append(Word(tokenizer.decode([ids[p] for p in open_tokens]).strip(), tuple(open_tokens)))
+    """The words of a text in order, as far as the tokenizer keeps them, and their tokens' positions."""
+    if hasattr(clip.tokenizer, "tokenizer"):
+        return _words_of_hub_tokenizer(clip.tokenizer, text)
+    return _words_of_byte_pairs(clip.tokenizer, clip.tokenize([text])[0].tolist())
+
+
+def _words_of_hub_tokenizer(tokenizer, text: str) -> list[Word]:
+    """open_clip's HFTokenizer: the tokenizer inside it says which word a token belongs to."""
+    clean = tokenizer.clean_fn(text)
+    coded = tokenizer.tokenizer(clean, max_length=tokenizer.context_length, truncation=True)
+    tokens_of: dict[int, list[int]] = {}
+    for position, word in enumerate(coded.word_ids()):
+        if word is not None:
+            tokens_of.setdefault(word, []).append(position)
+    return [Word(clean[slice(*coded.word_to_chars(word))], tuple(own)) for word, own in tokens_of.items()]
+
+
+def _words_of_byte_pairs(tokenizer, ids: Sequence[int]) -> list[Word]:
+    """open_clip's SimpleTokenizer: a word's last piece ends with `</w>`; the context may cut the last one."""
+    end = ids.index(max(ids))
+    words: list[Word] = []
+    pieces: list[int] = []
+    for position in range(1, end):  # 0 is the start token
+        pieces.append(position)
+        word_ends = tokenizer.decoder[ids[position]].endswith("</w>")
+        if word_ends or position == end - 1:
+            text = tokenizer.decode([ids[piece] for piece in pieces]).strip()
+            words.append(Word(text, tuple(pieces)))
+            pieces = []
     return words
 
 

@@ -1,4 +1,6 @@
-"""The data of a profile: its pairs, the files they come from, its classes in their taxonomy, and its images fetched."""
+"""The data of a profile: its pairs, the files they come from, its classes in their taxonomy, and its images
+fetched.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,21 @@ from typing import NamedTuple
 
 from .. import paths
 from ..miniworld import names as taxonomy_file
-from ..miniworld.scenes import MiniWorldDataset
-from ..profile_files import option
-from ..profiles import Profile
+from ..profiles import Profile, option
 from ..taxonomy import Taxonomy
 from . import coco, open_images
+from .drawn import DrawnDataset
 from .images import DownloadReport, fetch_images, save_missing
 from .pairs import PairedDataset
-from .photographs import Limits, PhotoDataset
+from .photographs import Limits
 
 PUBLISHED = {"coco": coco, "open_images": open_images}
 
 
 class Concepts(NamedTuple):
-    """The classes of a data set in their hierarchy. names: {LabelName: DisplayName} of classes and their groups."""
+    """The classes of a data set in their hierarchy. names: {LabelName: DisplayName} of classes and their
+    groups.
+    """
 
     taxonomy: Taxonomy
     names: dict[str, str]
@@ -39,11 +42,12 @@ def folder(profile: Profile) -> Path:
 def load(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
     """The image-caption pairs of a split. Photographs may still be missing: see `PhotoDataset.demand_images`.
 
-    single_captions: a pair per caption also in COCO, where an image has one pair of all its captions otherwise (F15).
+    single_captions: a pair per caption also in COCO, where an image has one pair of all its captions
+    otherwise (F15).
     """
     data = profile.data
     if data.kind == "miniworld":
-        return MiniWorldDataset(split, getattr(data, split), data.seed)
+        return DrawnDataset(split, getattr(data, split), data.seed, data.max_samples)
     limits = Limits(getattr(data, split), data.max_samples, data.seed)
     if data.kind == "coco":
         return coco.load(folder(profile), split, limits, joined=not single_captions)
@@ -53,13 +57,15 @@ def load(profile: Profile, split: str, single_captions: bool = False) -> PairedD
 def load_whole(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
     """As `load`, but raises DataError when more than a few images are missing."""
     data = load(profile, split, single_captions)
-    if isinstance(data, PhotoDataset):
+    if profile.data.kind in PUBLISHED:
         data.demand_images(f"./run_all.sh --fetch --profile {option(profile.name)}")
     return data
 
 
 def inputs(profile: Profile, split: str, single_captions: bool = False) -> dict:
-    """What decides the pairs of a split, as inputs of a stage: what the profile chooses, and the hashes of downloaded files."""
+    """What decides the pairs of a split, as inputs of a stage: what the profile chooses, and the hashes of
+    downloaded files.
+    """
     data = profile.data
     chosen = {
         "split": split,
@@ -86,8 +92,10 @@ def concepts(profile: Profile, classes: Sequence[str]) -> Concepts:
     return Concepts(Taxonomy.from_open_images(tree, classes, names), names)
 
 
-def fetch(profile: Profile, split: str, threads: int = 16, progress: bool = True) -> DownloadReport:
-    """Download what is missing of a split; `missing-<split>.csv` beside the images lists what could not be had."""
-    report = fetch_images(load(profile, split).remote_images(), threads, progress=progress)
+def fetch(profile: Profile, split: str) -> DownloadReport:
+    """Download what is missing of a split; `missing-<split>.csv` beside the images lists what could not be
+    had.
+    """
+    report = fetch_images(load(profile, split).remote_images())
     save_missing(report, folder(profile) / f"missing-{split}.csv")
     return report

@@ -1,4 +1,6 @@
-"""What a data set knows about its images besides labels: all of it in the miniature world, less of photographs."""
+"""What a data set knows about its images besides labels: all of it in the miniature world, less of
+photographs.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,28 @@ import numpy as np
 import pandas as pd
 
 from ..miniworld.captions import Caption, Oracle, caption_oracle
-from ..miniworld.scenes import MiniWorldDataset, Scene
-from .instances import instance_masks, knows_masks
+from ..miniworld.scenes import Scene
 from .pairs import PairedDataset
 
 NO_MASKS = "the files of this data set that are loaded say which classes an image shows, not where"
 AN_OBJECT, A_LABEL = "an object of the scene at all", "a labelled class, by its own name"
 
 
+def first_rows(data: PairedDataset) -> list[int]:
+    """The first pair of every image, in order of first appearance."""
+    rows: dict[str, int] = {}
+    for row, image in enumerate(data.image_ids):
+        rows.setdefault(image, row)
+    return list(rows.values())
+
+
 def known_scenes(data: PairedDataset, n: int | None = None) -> tuple[list[Scene], list[Caption]]:
-    """The first n scenes and the first caption of each, as facts. Both empty for photographs: nobody has listed all
-    that is true of them."""
-    scenes = data.scenes[:n] if isinstance(data, MiniWorldDataset) else []
-    return scenes, [scene.captions()[0] for scene in scenes]
+    """The first n scenes and the first caption of each. Both empty for photographs: nobody has listed all
+    that is true of them.
+    """
+    facts = [data.facts(row) for row in first_rows(data)[:n]]
+    known = [fact for fact in facts if fact is not None]
+    return [fact.scene for fact in known], [fact.caption for fact in known]
 
 
 def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> Oracle:
@@ -31,26 +42,27 @@ def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> Oracle
 
 def objects_per_image(data: PairedDataset) -> np.ndarray:
     """[n_images]: objects in every drawn scene; of a photograph the labelled classes."""
-    if isinstance(data, MiniWorldDataset):
-        return np.array([len(scene.objects) for scene in data.scenes])
-    first = np.unique(data.image_ids, return_index=True)[1]
-    return np.asarray(data.labels[first].sum(1)).ravel()
+    scenes, _ = known_scenes(data)
+    if scenes:
+        return np.array([len(scene.objects) for scene in scenes])
+    return np.asarray(data.labels[first_rows(data)].sum(1)).ravel()
 
 
 def caption_facts(data: PairedDataset) -> pd.Series:
     """Share of the times that a caption tells what it could, by kind of fact, highest first.
 
-    Drawn scenes: every attribute of the objects that a caption names, the objects, the background. Photographs: one
-    row, how often the caption has the name (or its plural with s) of a class that its image is labelled with.
+    Drawn scenes: every attribute of the objects that a caption names, the objects, the background.
+    Photographs: one row, how often the caption has the name (or its plural with s) of a class that its image
+    is labelled with.
     """
-    if isinstance(data, MiniWorldDataset):
-        told = pd.DataFrame([mention for _, caption in data.pairs for mention in caption.mentions])
-        facts = (
-            told.notna().mean().drop("noun").rename(lambda name: f"its {name}").sort_values(ascending=False)
-        )
-        facts[AN_OBJECT] = len(told) / sum(len(scene.objects) for scene, _ in data.pairs)
-        facts["the background"] = np.mean([caption.background is not None for _, caption in data.pairs])
-        return facts
+    facts = [data.facts(i) for i in range(len(data))]
+    if None not in facts:
+        mentions = pd.DataFrame([mention for fact in facts for mention in fact.caption.mentions])
+        shares = mentions.notna().mean().drop("noun").rename(lambda name: f"its {name}")
+        shares = shares.sort_values(ascending=False)
+        shares[AN_OBJECT] = len(mentions) / sum(len(fact.scene.objects) for fact in facts)
+        shares["the background"] = np.mean([fact.caption.background is not None for fact in facts])
+        return shares
     names = [_words(name) for name in data.classes]
     named = [_says(_words(data.captions[row]), names[column]) for row, column in zip(*data.labels.nonzero())]
     return pd.Series({A_LABEL: np.mean(named) if named else np.nan})
@@ -66,21 +78,23 @@ def _says(caption: str, name: str) -> bool:
 
 def one_image(data: PairedDataset, row: int) -> str:
     """What is known of the objects in pair `row`'s image, as a sentence."""
-    if isinstance(data, MiniWorldDataset):
-        return _one_scene(data.pairs[row][0])
+    facts = data.facts(row)
+    if facts is not None:
+        return _one_scene(facts.scene)
     carried = ", ".join(data.classes[column] for column in data.labels[[row]].indices)
-    if not knows_masks(data):
+    if not data.knows_masks:
         return (
-            f"Not measurable on this profile: {NO_MASKS}. Of the photograph above we know {carried or 'no class'}, "
-            "and that people have confirmed it. Parts and attributes are not known either."
+            f"Not measurable on this profile: {NO_MASKS}. Of the photograph above we know "
+            f"{carried or 'no class'}, and that people have confirmed it. Parts and attributes are not known "
+            "either."
         )
-    found = instance_masks(data, row)
-    crowds = sum(one.crowd for one in found)
-    covered = np.logical_or.reduce([one.mask for one in found]).mean() if found else 0.0
+    masks = data.masks(row)
+    crowds = sum(one.crowd for one in masks)
+    covered = np.logical_or.reduce([one.mask for one in masks]).mean() if masks else 0.0
     return (
-        f"{len(found)} annotated instances ({carried}; {crowds} of them crowds in one outline), drawn by people, "
-        f"cover {covered:.0%} of the photograph. What is outside the {len(data.classes)} classes has no outline, and "
-        "parts and attributes are not known: that takes the miniature world."
+        f"{len(masks)} annotated instances ({carried}; {crowds} of them crowds in one outline), drawn by "
+        f"people, cover {covered:.0%} of the photograph. What is outside the {len(data.classes)} classes has "
+        "no outline, and parts and attributes are not known: that takes the miniature world."
     )
 
 
@@ -90,7 +104,7 @@ def _one_scene(scene: Scene) -> str:
     share, all_of_them = masks.instances[scene.main].mean(), masks.instances.any(0).mean()
     return (
         f"{len(scene.objects)} objects in front of the background {scene.background!r}; the main one, a "
-        f"{main.colour} {main.name}, covers {share:.0%} of the frame, all objects together {all_of_them:.0%}. Its "
-        f"{n_parts} parts are known too, so a latent can be asked whether it is about the whole animal or thing, or "
-        "about one part of it."
+        f"{main.colour} {main.name}, covers {share:.0%} of the frame, all objects together "
+        f"{all_of_them:.0%}. Its {n_parts} parts are known too, so a latent can be asked whether it is about "
+        "the whole animal or thing, or about one part of it."
     )

@@ -1,7 +1,8 @@
-"""Open Images V7 with Localized Narratives, the data of the paper: 507,444 + 41,691 + 126,020 captioned images.
+"""Open Images V7 with Localized Narratives, the data of the paper: 507,444 + 41,691 + 126,020 captioned
+images.
 
-Labels are the human-verified ones of the 601 boxable classes (Confidence 1). A folder laid out as here needs no
-network:
+Labels are the human-verified ones of the 601 boxable classes (Confidence 1). A folder laid out as here needs
+no network:
 
     oidv7-class-descriptions-boxable.csv   bbox_labels_600_hierarchy.json
     {train,validation,test}-annotations-human-imagelabels-boxable.csv
@@ -16,23 +17,22 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, PositiveInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ..taxonomy import Taxonomy, read_class_descriptions
 from .download import KnownFile, RemoteFile, obtain
-from .photographs import DataError, Limits, Pairs, PhotoDataset, label_matrix, limited
+from .photographs import EVERYTHING, PLAIN_NAME, DataError, Limits, Pairs, PhotoDataset, label_matrix, limited
 
 log = logging.getLogger(__name__)
-CLASSES, HIERARCHY, SOURCE = (
-    "oidv7-class-descriptions-boxable.csv",
-    "bbox_labels_600_hierarchy.json",
-    "source.json",
-)
+CLASSES, HIERARCHY = "oidv7-class-descriptions-boxable.csv", "bbox_labels_600_hierarchy.json"
+SOURCE = "source.json"
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}  # our split -> theirs
 CAPTIONS = {
     "train": "open_images_train_v6_captions.jsonl",
@@ -43,41 +43,39 @@ GOOGLE = "https://storage.googleapis.com"
 CHUNK = 1_000_000  # rows of the label table in memory at a time
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the data set is published, and the captions each split has. The defaults are Open Images itself."""
+Address = Annotated[str, StringConstraints(pattern="^https?://")]
 
-    name: str = "open_images"
-    classes: str = f"{GOOGLE}/openimages/v7/{CLASSES}"
-    hierarchy: str = f"{GOOGLE}/openimages/2018_04/{HIERARCHY}"
-    labels: str = f"{GOOGLE}/openimages/v5"
-    captions: str = f"{GOOGLE}/localized-narratives/annotations"
-    images: str = "https://open-images-dataset.s3.amazonaws.com"
-    train: int = 507_444
-    val: int = 41_691
-    test: int = 126_020
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Source:
+    """Where a data set like this one is published, and how many captions each split has."""
+
+    name: str
+    classes: Address = f"{GOOGLE}/openimages/v7/{CLASSES}"
+    hierarchy: Address = f"{GOOGLE}/openimages/2018_04/{HIERARCHY}"
+    labels: Address = f"{GOOGLE}/openimages/v5"
+    captions: Address = f"{GOOGLE}/localized-narratives/annotations"
+    images: Address = "https://open-images-dataset.s3.amazonaws.com"
+    train: PositiveInt = 507_444
+    val: PositiveInt = 41_691
+    test: PositiveInt = 126_020
 
     @classmethod
     def of(cls, folder: Path) -> Source:
-        """The source that `source.json` in the folder describes, else the published one. Raises DataError."""
+        """The source that `source.json` in the folder describes, else Open Images. Raises DataError."""
         path = folder / SOURCE
         if not path.exists():
-            return cls()
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+            return cls("open_images")
         try:
-            raw = json.loads(path.read_text())
-            wrong = [name for name, value in raw.items() if type(value) is not kinds.get(name)]
-        except (ValueError, AttributeError) as error:
-            raise DataError(f"{path}: not a JSON object ({error}); mend or delete it") from error
-        if wrong or "name" not in raw:
+            source = TypeAdapter(cls).validate_json(path.read_bytes())
+        except ValidationError as errors:
+            faults = [f"field {'.'.join(map(str, e['loc'])) or '-'}: {e['msg']}" for e in errors.errors()]
+            known = ", ".join(field.name for field in fields(cls))
             raise DataError(
-                f"{path}: field {', '.join(wrong) or 'name'} is unknown, missing or of the wrong type; "
-                f"known are "
-                f"{', '.join(f'{name} ({kind.__name__})' for name, kind in kinds.items())}, and name is a "
-                f"must"
-            )
-        log.warning("%s: this is %r, not the published data set", path, raw["name"])
-        return cls(**raw)
+                f"{path}: {'; '.join(faults)}. Mend or delete it; known fields: {known}"
+            ) from errors
+        log.warning("%s: this is %r, not the published data set", path, source.name)
+        return source
 
 
 class Files(NamedTuple):
@@ -90,57 +88,60 @@ class Files(NamedTuple):
 
 
 def files(folder: str | Path, split: str) -> Files:
-    """Get and verify what a split needs besides its images. Raises FileNotFoundError, HashError, OSError (ENOSPC)."""
+    """Get and verify what a split needs besides its images. Raises FileNotFoundError, HashError,
+    DiskFullError.
+    """
     folder, source = Path(folder), Source.of(Path(folder))
     table = f"{_folder(split)}-annotations-human-imagelabels-boxable.csv"
     return Files(
-        *(
-            obtain(folder, file)
-            for file in (
-                RemoteFile(CLASSES, source.classes),
-                RemoteFile(HIERARCHY, source.hierarchy),
-                RemoteFile(table, f"{source.labels}/{table}"),
-                RemoteFile(CAPTIONS[split], f"{source.captions}/{CAPTIONS[split]}"),
-            )
-        )
+        classes=obtain(folder, RemoteFile(CLASSES, source.classes)),
+        hierarchy=obtain(folder, RemoteFile(HIERARCHY, source.hierarchy)),
+        labels=obtain(folder, RemoteFile(table, f"{source.labels}/{table}")),
+        captions=obtain(folder, RemoteFile(CAPTIONS[split], f"{source.captions}/{CAPTIONS[split]}")),
     )
 
 
-def load(folder: str | Path, split: str, limits: Limits = Limits()) -> PhotoDataset:
+def load(folder: str | Path, split: str, limits: Limits = EVERYTHING) -> PhotoDataset:
     """The pairs of a split; the id of a pair is `split/image/number of the caption among the image's`.
 
     Classes are display names, sorted. Raises what `files` raises, and DataError for a file of another shape.
     """
-    folder, found, source = Path(folder), files(folder, split), Source.of(Path(folder))
+    folder, verified, source = Path(folder), files(folder, split), Source.of(Path(folder))
     names = class_names(folder)
-    pairs, skipped = read_captions(found.captions.path, getattr(source, split), split)
+    pairs, skipped = read_captions(verified.captions.path, getattr(source, split), split)
     pairs = limited(pairs, limits)
     codes = sorted(names, key=names.get)
-    labels = label_matrix(
-        pairs.image_ids, read_labels(found.labels.path, set(pairs.image_ids), codes), len(codes)
-    )
-    places = [f"{_folder(split)}/{image}.jpg" for image in pairs.image_ids]
+    carried = read_labels(verified.labels.path, set(pairs.image_ids), codes)
     return PhotoDataset(
-        source.name,
-        split,
-        pairs,
-        labels,
-        [names[code] for code in codes],
-        [folder / place for place in places],
-        [f"{source.images}/{place}" for place in places],
-        skipped,
+        name=source.name,
+        split=split,
+        pairs=pairs,
+        labels=label_matrix(pairs.image_ids, carried, len(codes)),
+        classes=[names[code] for code in codes],
+        folder=folder,
+        subfolder=_folder(split),
+        address=source.images,
+        skipped=skipped,
     )
 
 
 def class_names(folder: str | Path) -> dict[str, str]:
-    """{LabelName: DisplayName} of the boxable classes, in file order. Raises DataError if two share a display name."""
+    """{LabelName: DisplayName} of the boxable classes, in file order. Raises DataError if two share a display
+    name.
+    """
     source = Source.of(Path(folder))
     path = obtain(folder, RemoteFile(CLASSES, source.classes)).path
-    names = read_class_descriptions(path)
+    try:
+        names = read_class_descriptions(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); delete it and run again") from error
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice or not names:
-        reason = f"display name {twice[0]!r} belongs to several classes" if twice else "no classes"
-        raise DataError(f"{path}: {reason}; download the file again")
+    if twice:
+        raise DataError(
+            f"{path}: display name {twice[0]!r} belongs to several classes; download the file again"
+        )
+    if not names:
+        raise DataError(f"{path}: no classes; download the file again")
     return names
 
 
@@ -148,42 +149,53 @@ def hierarchy(folder: str | Path) -> dict:
     """The class tree as published: LabelName, Subcategory, Part."""
     path = obtain(folder, RemoteFile(HIERARCHY, Source.of(Path(folder)).hierarchy)).path
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
 
 def read_captions(path: Path, rows: int, split: str) -> tuple[Pairs, list[str]]:
     """The captions of a Localized Narratives file, and the lines that could not be read ("line 7: reason").
 
-    rows: how many the file must have. Raises DataError when it has another number or ends in the middle of a line.
+    rows: how many the file must have. Raises DataError when it has another number or ends in the middle of a
+    line.
     """
-    pairs, skipped, seen, count, line = Pairs([], [], []), [], Counter(), 0, b""
+    pairs, skipped, torn = Pairs([], [], []), [], False
+    captions_of: Counter[str] = Counter()
+    count = 0
     with open(path, "rb") as file:
         for line in file:
             count += 1
             try:
-                record = json.loads(line)
-                image, caption = record["image_id"], record["caption"]
-                if not (isinstance(image, str) and image and isinstance(caption, str)):
-                    raise TypeError("image_id and caption must be text")
-            except (ValueError, KeyError, TypeError) as error:
+                image, caption = _caption(line)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 skipped.append(f"line {count}: {type(error).__name__}: {error}")
+                torn = not line.endswith(b"\n")
                 continue
-            pairs.ids.append(f"{split}/{image}/{seen[image]}")
+            pairs.ids.append(f"{split}/{image}/{captions_of[image]}")
             pairs.image_ids.append(image)
             pairs.captions.append(caption.strip())
-            seen[image] += 1
-    torn = bool(skipped) and skipped[-1].startswith(f"line {count}:") and not line.endswith(b"\n")
+            captions_of[image] += 1
     if count != rows or torn:
+        cut_off = ", the last one is cut off" if torn else ""
         raise DataError(
-            f"{path}: {count:,} captions, {rows:,} expected"
-            + (", the last one is cut off" if torn else "")
-            + "; the file is truncated or another version. Delete it and run again"
+            f"{path}: {count:,} captions, {rows:,} expected{cut_off}; the file is truncated or another "
+            "version. Delete it and run again"
         )
     if skipped:
         log.warning("%s: %d of %d lines could not be read, first %s", path, len(skipped), count, skipped[0])
     return pairs, skipped
+
+
+def _caption(line: bytes) -> tuple[str, str]:
+    """(image id, caption) of one line. Raises ValueError, KeyError or TypeError for anything else."""
+    record = json.loads(line)
+    image, caption = record["image_id"], record["caption"]
+    if not (isinstance(image, str) and isinstance(caption, str)):
+        raise TypeError("image_id and caption must be text")
+    if not PLAIN_NAME.fullmatch(image):
+        raise ValueError(f"image_id {image!r} is no plain file name")
+    return image, caption
 
 
 def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -192,36 +204,29 @@ def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndar
     Raises DataError for missing columns and for a class that is not among `codes`.
     """
     column = {code: number for number, code in enumerate(codes)}
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    ids, columns = [np.array([], str)], [np.array([], np.int64)]
+    types = {"ImageID": str, "LabelName": str, "Confidence": float}
     try:
-        for part in pd.read_csv(
-            path,
-            usecols=["ImageID", "LabelName", "Confidence"],
-            chunksize=CHUNK,
-            dtype={"ImageID": str, "LabelName": str, "Confidence": float},
-        ):
+        for part in pd.read_csv(path, usecols=list(types), chunksize=CHUNK, dtype=types):
             part = part[(part.Confidence == 1) & part.ImageID.isin(images)]
-            columns = part.LabelName.map(column)
-            if columns.isna().any():
+            places = part.LabelName.map(column)
+            if places.isna().any():
                 raise DataError(
-                    f"{path}: class {part.LabelName[columns.isna()].iloc[0]!r} is not in {CLASSES}; the "
-                    f"two files are "
-                    "of different versions, download both again"
+                    f"{path}: class {part.LabelName[places.isna()].iloc[0]!r} is not in {CLASSES}; the two "
+                    "files are of different versions, download both again"
                 )
-            found.append((part.ImageID.to_numpy(), columns.to_numpy(np.int64)))
+            ids.append(part.ImageID.to_numpy())
+            columns.append(places.to_numpy(np.int64))
+    except DataError:
+        raise
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a label table ({error}); delete it and run again") from error
     except ValueError as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(
-            f"{path}: not the expected label table ({error}); it needs the columns ImageID, LabelName and "
-            f"a "
+            f"{path}: not the expected label table ({error}); it needs the columns ImageID, LabelName and a "
             "numeric Confidence. Delete it and run again"
         ) from error
-    if not found:
-        return np.array([], str), np.array([], np.int64)
-    return np.concatenate([ids for ids, _ in found]), np.concatenate([columns for _, columns in found])
+    return np.concatenate(ids), np.concatenate(columns)
 
 
 def _folder(split: str) -> str:

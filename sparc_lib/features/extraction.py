@@ -1,32 +1,31 @@
-"""Images and captions to a FeatureStore, resumable after a kill at any moment.
-
-Work goes to `<out>.partial/`: preallocated arrays and an append-only journal. A journal line is written
-only after the rows it speaks of are on disk, so whatever the journal says is true; everything else is
-computed again. The finished directory is renamed to `<out>`.
-"""
+"""Images and captions to a FeatureStore, by one process or several, resumable after a kill at any moment."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data.pairs import PairedDataset
+from ..data.pairs import PairedDataset, UnreadableImageError, read_image
+from ..data.photographs import TOLERATED
+from ..files import disk_full_explained
 from ..store.format import Samples, Skipped, StoreError, clean_labels
 from ..store.reader import FeatureStore
 from ..store.writer import StoreWriter
-from .journal import Journal
-from .loading import Images, collate, one_ahead, to_host
+from . import blocks
+from .blocks import STREAMS, Block, BlockFeatures
+from .loading import Batches, filled, load_ahead
 
 if TYPE_CHECKING:  # importing transformers and open_clip takes seconds
     from .encoders import ClipEncoder, DinoEncoder
@@ -34,250 +33,268 @@ if TYPE_CHECKING:  # importing transformers and open_clip takes seconds
 log = logging.getLogger(__name__)
 
 
-def extract(
-    dataset: PairedDataset,
-    dino: DinoEncoder,
-    clip: ClipEncoder,
-    out_dir: str | Path,
-    batch_size: int = 64,
-    device=None,
-    *,
-    workers: int = 0,
-    commit_every: int = 16,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> FeatureStore:
-    """Streams dino [n, dino.dim], clip_img and clip_txt [n, clip.dim] of every pair, as float16 under `out_dir`.
+@dataclass(frozen=True)
+class Extraction:
+    """What is to be extracted. batch_size: images, and captions, per forward pass. workers: processes that
+    load images. The features depend neither on `workers` nor on who computes which block.
+    """
 
-    Each distinct image is encoded once. A finished store of the same data and encoders is opened as it is; an
-    unfinished one is continued, bit for bit if `batch_size` is the same. `device` moves the encoders first; `workers`: processes that load
-    images; `commit_every`: batches between two journal lines, the most that a kill can cost.
+    dataset: PairedDataset
+    dino: DinoEncoder
+    clip: ClipEncoder
+    batch_size: int = 64
+    workers: int = 0
+    progress: bool = True
 
-    Raises OSError (ENOSPC) when the disk is too small or fills up, FileExistsError when `out_dir` holds something else
-    and `overwrite` is off, StoreError for NaN or zero features or when no image can be read.
+    @property
+    def name(self) -> str:
+        return f"{self.dataset.name}/{self.dataset.split}"
+
+    @property
+    def dims(self) -> dict[str, int]:
+        return {"dino": self.dino.dim, "clip_img": self.clip.dim, "clip_txt": self.clip.dim}
+
+    @cached_property
+    def images(self) -> list[list[int]]:
+        """For each distinct image, in order of first appearance, the rows of its pairs."""
+        rows_of: dict[str, list[int]] = {}
+        for row, image in enumerate(self.dataset.image_ids):
+            rows_of.setdefault(image, []).append(row)
+        return list(rows_of.values())
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        size = blocks.BATCHES * self.batch_size
+        starts = range(0, len(self.images), size)
+        return [Block(number, self.images[start : start + size]) for number, start in enumerate(starts)]
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What is known of the pairs besides features. Raises StoreError where the data set contradicts
+        itself.
+        """
+        data = self.dataset
+        labels = clean_labels(data.labels)
+        samples = Samples(
+            list(data.ids), list(data.image_ids), list(data.captions), labels, list(data.classes)
+        )
+        samples.check(f"data set {self.name}")
+        return samples
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that the store of these pairs under these encoders depends on."""
+        samples = self.samples
+        texts = [samples.ids, samples.image_ids, samples.captions, samples.classes]
+        encoders = [self.dino.fingerprint, self.clip.fingerprint, self.batch_size]
+        text = json.dumps([self.dataset.name, self.dataset.split, *texts, *encoders])
+        digest = hashlib.sha256(text.encode())
+        digest.update(samples.labels.indptr.astype("<i8").tobytes())
+        digest.update(samples.labels.indices.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+
+def extract(task: Extraction, out_dir: str | Path, folder: Path | None = None) -> FeatureStore:
+    """Streams dino, clip_img and clip_txt of every pair, as float16 under `out_dir`; each image is encoded
+    once.
+
+    folder: of the blocks, which other processes may fill, too (`encode_blocks`); default `<out_dir>.blocks`.
+    Blocks that are there are not computed again; when the store is whole, they are removed. A finished store
+    of the same data and encoders is opened as it is.
+
+    Raises DiskFullError, FileExistsError when `out_dir` holds something else, StoreError for NaN or zero
+    features or when more than 1 % of the images cannot be read.
     """
     out = Path(out_dir)
-    partial = out.with_name(out.name + ".partial")
-    if device is not None:
-        dino.to(device), clip.to(device)
-    samples = Samples(
-        list(dataset.ids),
-        list(dataset.image_ids),
-        list(dataset.captions),
-        clean_labels(dataset.labels),
-        list(dataset.classes),
-    )
-    samples.check(f"data set {dataset.name}/{dataset.split}")
-    fingerprint = identify(dataset, dino, clip)
-    if out.exists() and not overwrite:
+    folder = Path(folder or out.with_name(out.name + ".blocks"))
+    if out.exists():
         store = FeatureStore.open(out)
-        if store.manifest.fingerprint != fingerprint:
+        made = store.manifest
+        if made.fingerprint != task.fingerprint:
             raise FileExistsError(
-                f"{out}: holds features of another data set or encoder "
-                f"({store.manifest.dataset}/{store.manifest.split}, fingerprint "
-                f"{store.manifest.fingerprint}, wanted {fingerprint}); pass overwrite=True or choose another directory"
+                f"{out}: holds features of another data set or encoder ({made.dataset}/{made.split}, "
+                f"fingerprint {made.fingerprint}, wanted {task.fingerprint}); choose another directory or "
+                "delete it"
             )
-        shutil.rmtree(partial, ignore_errors=True)
-        return store
-    try:
-        dims = {"dino": dino.dim, "clip_img": clip.dim, "clip_txt": clip.dim}
-        writer, journal = _begin(partial, fingerprint, samples, dims)
+    else:
+        encode_blocks(task, folder)
+        with disk_full_explained(out):
+            store = _finish(task, folder, out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return store
+
+
+def encode_blocks(task: Extraction, folder: Path, rank: int = 0, world: int = 1) -> None:
+    """Compute what is missing in `folder` of every `world`-th block, from number `rank` on.
+
+    Raises DiskFullError, and StoreError for NaN or zero features.
+    """
+    mine = task.blocks[rank::world]
+    missing = [block for block in mine if _is_missing(task, folder, block)]
+    total = sum(len(block.images) for block in mine)
+    done = total - sum(len(block.images) for block in missing)
+    with tqdm(total=total, initial=done, unit=" images", desc=task.name, disable=not task.progress) as bar:
+        for block, content in _encode(task, missing):
+            blocks.save(folder, block, task.fingerprint, content)
+            bar.update(len(block.images))
+
+
+def mended(dataset: PairedDataset, rows: Sequence[int]) -> list[int]:
+    """Those of `rows`, whose images could not be read once, that can be read by now."""
+    readable = []
+    for row in rows:
         try:
-            rows = range(len(dataset))
-            groups = _rows_by_image(dataset.image_ids, rows)
-            _encode_images(
-                dataset, groups, dino, clip, writer, journal, batch_size, workers, commit_every, progress
-            )
-            _encode_captions(dataset, rows, clip, writer, journal, batch_size, commit_every, progress)
-            skipped = [
-                Skipped(dataset.image_ids[groups[g][0]], tuple(dataset.ids[r] for r in groups[g]), reason)
-                for g, reason in sorted(journal.skipped.items())
-            ]
-            lost = [r for g in journal.skipped for r in groups[g]]
-            keep = np.setdiff1d(np.arange(len(dataset)), lost)
-            if len(keep) == 0:
-                raise StoreError(
-                    f"{out}: none of the {len(groups)} images could be read, first reason: "
-                    f"{skipped[0].reason}; check the image directory, delete {partial} and run again"
-                )
-            if skipped:
-                log.warning(
-                    "%s: skipped %d unreadable images (%d pairs), listed in manifest.json under 'skipped'",
-                    out,
-                    len(skipped),
-                    len(lost),
-                )
-            writer.finish(
-                out,
-                samples.take(keep),
-                {"dino": dino.stamp, "clip_img": clip.stamp, "clip_txt": clip.stamp},
-                dataset=dataset.name,
-                split=dataset.split,
-                fingerprint=fingerprint,
-                skipped=skipped,
-                keep=keep,
-                overwrite=overwrite,
-            )
-        finally:
-            writer.close()
-            journal.close()
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"{out}: disk full ({error.strerror}). Free space and run the same call again: it "
-            f"continues with what {partial} holds; or choose another directory",
-        ) from error
-    shutil.rmtree(partial, ignore_errors=True)
-    return FeatureStore.open(out)
+            read_image(dataset, row)
+        except UnreadableImageError:
+            continue
+        readable.append(row)
+    return readable
 
 
-def _encode_images(
-    dataset,
-    groups: list[list[int]],
-    dino,
-    clip,
-    writer: StoreWriter,
-    journal: Journal,
-    batch_size: int,
-    workers: int,
-    commit_every: int,
-    progress: bool,
-) -> None:
-    todo = range(journal.done["images"], len(groups))
-    loader = DataLoader(
-        Images(dataset, [g[0] for g in groups], dino.preprocess, clip.preprocess),
-        batch_sampler=[todo[i : i + batch_size] for i in range(0, len(todo), batch_size)],
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=dino.device.type == "cuda",
-    )
-
-    def encode(batch) -> Callable[[], int]:
-        numbers, dino_pixels, clip_pixels, skipped = batch
-        features = (
-            {
-                "dino": to_host(dino.image_features(dino_pixels)),
-                "clip_img": to_host(clip.image_features(clip_pixels)),
-            }
-            if numbers
-            else {}
+def keep_blocks(task: Extraction, store: FeatureStore, folder: Path) -> bool:
+    """Whether images that a finished store left out can be read by now. If so, all blocks without such an
+    image are put back into `folder` from the store, so that extracting again computes the others only.
+    """
+    reasons = {skipped.image_id: skipped.reason for skipped in store.manifest.skipped}
+    left_out = [rows[0] for rows in task.images if task.dataset.image_ids[rows[0]] in reasons]
+    readable = set(mended(task.dataset, left_out))
+    if not readable:
+        return False
+    row_of = {name: row for row, name in enumerate(store.ids)}
+    for block in task.blocks:
+        if any(image[0] in readable for image in block.images):
+            continue
+        ids = task.dataset.ids
+        rows = [row for image in block.images for row in image if ids[row] in row_of]
+        stored = np.array([row_of[ids[row]] for row in rows], np.int64)
+        features = {stream: np.array(store[stream][stored]) for stream in STREAMS}
+        firsts = [image[0] for image in block.images if ids[image[0]] not in row_of]
+        skipped = {row: reasons[task.dataset.image_ids[row]] for row in firsts}
+        blocks.save(
+            folder, block, task.fingerprint, BlockFeatures(np.array(rows, np.int64), features, skipped)
         )
-
-        def write() -> int:
-            journal.skipped.update(skipped)
-            repeat = [position for position, g in enumerate(numbers) for _ in groups[g]]
-            rows = [row for g in numbers for row in groups[g]]
-            for stream, arrived in features.items():
-                writer.write(stream, rows, arrived()[repeat])
-            return len(numbers) + len(skipped)
-
-        return write
-
-    _run("images", loader, encode, len(groups), writer, journal, commit_every, progress)
+    return True
 
 
-def _encode_captions(
-    dataset,
-    rows: range,
-    clip,
-    writer: StoreWriter,
-    journal: Journal,
-    batch_size: int,
-    commit_every: int,
-    progress: bool,
-) -> None:
-    todo = rows[journal.done["captions"] :]
-
-    def encode(batch: range) -> Callable[[], int]:
-        arrived = to_host(clip.text_features([dataset.captions[row] for row in batch]))
-
-        def write() -> int:
-            writer.write("clip_txt", list(batch), arrived())
-            return len(batch)
-
-        return write
-
-    batches = (todo[i : i + batch_size] for i in range(0, len(todo), batch_size))
-    _run("captions", batches, encode, len(rows), writer, journal, commit_every, progress)
+def _is_missing(task: Extraction, folder: Path, block: Block) -> bool:
+    content = blocks.load(folder, block, task.fingerprint)
+    if content is not None and not mended(task.dataset, list(content.skipped)):
+        return False
+    block.file(folder).unlink(missing_ok=True)
+    return True
 
 
 @torch.inference_mode()
-def _run(
-    stage: str,
-    batches: Iterable,
-    encode: Callable[..., Callable[[], int]],
-    total: int,
-    writer: StoreWriter,
-    journal: Journal,
-    commit_every: int,
-    progress: bool,
-) -> None:
-    """Encode batch after batch; every `commit_every` of them flush the rows, then say so in the journal.
-
-    `encode` starts a batch and returns what writes it. On a GPU that is called when the next batch is under way, so that the
-    GPU does not wait for the disk.
+def _encode(task: Extraction, missing: Sequence[Block]) -> Iterator[tuple[Block, BlockFeatures]]:
+    """Block after block. The features stay on the device until the block is whole: within it a GPU is not
+    waited for, and the loaders go on while it is written.
     """
-    done = journal.done[stage]
-    with tqdm(total=total, initial=done, unit=f" {stage}", desc=f"{stage:8}", disable=not progress) as bar:
-        for number, write in enumerate(one_ahead(map(encode, batches)), 1):
-            count = write()
-            done += count
-            bar.update(count)
-            if number % commit_every == 0 or done == total:
-                writer.sync()
-                journal.commit(stage, done)
+    size = task.batch_size
+    images = [
+        block.images[start : start + size] for block in missing for start in range(0, len(block.images), size)
+    ]
+    arriving = load_ahead(Batches(task.dataset, task.dino, task.clip, size, images), task.workers)
+    for block in missing:
+        readable: list[Sequence[int]] = []
+        skipped: dict[int, str] = {}
+        dino, clip_img, tokens, clip_txt = [], [], [], []
+        for _ in range(0, len(block.images), size):
+            batch = next(arriving)
+            n = len(batch.readable)
+            readable += batch.readable
+            skipped |= batch.skipped
+            tokens += batch.tokens
+            if n:
+                dino.append(task.dino.image_features(batch.dino)[:n])
+                clip_img.append(task.clip.image_features(batch.clip)[:n])
+        if tokens:
+            for part in torch.cat(tokens).split(size):
+                clip_txt.append(task.clip.token_features(filled(part, size))[: len(part)])
+        rows = [row for image in readable for row in image]
+        of_image = [place for place, image in enumerate(readable) for _ in image]
+        firsts = [image[0] for image in readable]
+        features = {
+            "dino": _on_host(task, "dino", dino, firsts)[of_image],
+            "clip_img": _on_host(task, "clip_img", clip_img, firsts)[of_image],
+            "clip_txt": _on_host(task, "clip_txt", clip_txt, rows),
+        }
+        yield block, BlockFeatures(np.array(rows, np.int64), features, skipped)
 
 
-def _rows_by_image(image_ids: Sequence[str], rows: range) -> list[list[int]]:
-    """The rows of each distinct image, in order of first appearance."""
-    groups: dict[str, list[int]] = {}
-    for row in rows:
-        groups.setdefault(image_ids[row], []).append(row)
-    return list(groups.values())
+def _on_host(task: Extraction, stream: str, parts: list[torch.Tensor], rows: Sequence[int]) -> np.ndarray:
+    """Batches of features as one float16 array [len(rows), d]. Raises StoreError for NaN, infinity and zero
+    rows.
+    """
+    if not parts:
+        return np.zeros((0, task.dims[stream]), "<f2")
+    with np.errstate(over="ignore"):
+        half = torch.cat(parts).cpu().numpy().astype("<f2")
+    bad = ~np.isfinite(half).all(1) | ~half.any(1)
+    if bad.any():
+        first = [task.dataset.ids[rows[i]] for i in np.flatnonzero(bad)[:5]]
+        raise StoreError(
+            f"{task.name}, stream {stream!r}: {int(bad.sum())} rows are NaN, infinite, beyond float16 or all "
+            f"zero, first ids {first}; check the weights and the precision of the encoder"
+        )
+    return half
 
 
-def identify(dataset: PairedDataset, dino, clip) -> str:
-    """Hash of everything the store of these pairs under these encoders depends on."""
-    labels = clean_labels(dataset.labels)
-    digest = hashlib.sha256(
-        json.dumps(
-            [
-                dataset.name,
-                dataset.split,
-                list(dataset.ids),
-                list(dataset.image_ids),
-                list(dataset.captions),
-                list(dataset.classes),
-                getattr(dataset, "fingerprint", ""),
-                dino.fingerprint,
-                clip.fingerprint,
-            ]
-        ).encode()
-    )
-    digest.update(labels.indptr.astype("<i8").tobytes() + labels.indices.astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
+def _finish(task: Extraction, folder: Path, out: Path) -> FeatureStore:
+    """The store of all blocks, every row in its place. Raises StoreError when blocks are missing."""
+    skipped, kept = {}, []
+    for content in _all_blocks(task, folder):
+        kept.append(content.rows)
+        skipped |= content.skipped
+    listed = _listed(task, skipped)
+    rows = np.sort(np.concatenate(kept))
+    position = np.full(len(task.samples.ids), -1)
+    position[rows] = np.arange(len(rows))
+    whole = task.samples.take(rows)
+    with closing(StoreWriter(out.with_name(out.name + ".writing"), whole.ids, task.dims)) as writer:
+        for content in _all_blocks(task, folder):
+            for stream in STREAMS if len(content.rows) else ():
+                writer.write(stream, position[content.rows], content.features[stream])
+        writer.finish(
+            out,
+            whole,
+            {"dino": task.dino.stamp, "clip_img": task.clip.stamp, "clip_txt": task.clip.stamp},
+            dataset=task.dataset.name,
+            split=task.dataset.split,
+            fingerprint=task.fingerprint,
+            skipped=listed,
+        )
+    return FeatureStore.open(out)
 
 
-def _begin(
-    partial: Path, fingerprint: str, samples: Samples, dims: dict[str, int]
-) -> tuple[StoreWriter, Journal]:
-    """Continue the work in `partial`, or start over if there is none or it belongs to other data."""
-    path = partial / "journal.jsonl"
-    journal = Journal.resume(path, fingerprint)
-    if journal is not None:
-        log.info("%s: resuming at %s", partial, journal.done)
-        return StoreWriter(partial / "arrays", samples.ids, dims), journal
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    text = sum(
-        len(i) + len(m) + len(c) + 48 for i, m, c in zip(samples.ids, samples.image_ids, samples.captions)
-    )
-    need = int(1.05 * (len(samples.ids) * sum(dims.values()) * 2 + text)) + 2**20
-    free = shutil.disk_usage(partial.parent).free
-    if free < need:
-        raise OSError(errno.ENOSPC, f"{need / 2**30:.2f} GiB are needed, {free / 2**30:.2f} GiB are free")
-    writer = StoreWriter(partial / "arrays", samples.ids, dims)
-    writer.sync()
-    return writer, Journal.begin(path, fingerprint)
+def _all_blocks(task: Extraction, folder: Path) -> Iterator[BlockFeatures]:
+    for block in task.blocks:
+        content = blocks.load(folder, block, task.fingerprint)
+        if content is None:
+            raise StoreError(
+                f"{block.file(folder)}: missing; run the same extraction again, only this block is computed "
+                "anew"
+            )
+        yield content
+
+
+def _listed(task: Extraction, skipped: dict[int, str]) -> list[Skipped]:
+    """What the manifest says of the images that could not be read. Raises StoreError when they are more than
+    1 %.
+    """
+    if not skipped:
+        return []
+    listed = [
+        Skipped(
+            task.samples.image_ids[rows[0]], tuple(task.samples.ids[row] for row in rows), skipped[rows[0]]
+        )
+        for rows in task.images
+        if rows[0] in skipped
+    ]
+    if len(listed) > TOLERATED * len(task.images):
+        raise StoreError(
+            f"{task.name}: {len(listed)} of {len(task.images)} images cannot be read, the first is "
+            f"{listed[0].image_id} ({listed[0].reason}). Delete such files, get them again (./run_all.sh "
+            "--fetch) and run again: the features of the others are kept"
+        )
+    log.warning("%s: %d unreadable images are left out; manifest.json lists them", task.name, len(listed))
+    return listed

@@ -2,112 +2,146 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 import open_clip
 
-CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+from ..paths import offline
 
 
-def locate(
-    place: str,
-    files: tuple[str, ...],
-    weights: tuple[str, ...],
-    extras: tuple[str, ...],
-    revision: str | None,
-    offline: bool,
-    cache_dir,
-    need_weights: bool,
-) -> tuple[Path, Path | None, str | None]:
-    """(directory with the files, weight file, hub commit or None) of a local directory or a hub name."""
-    commit, directory = None, Path(place).expanduser()
-    if not directory.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-            raise FileNotFoundError(f"{place}: no such directory (and no hub name like 'org/name')")
-        try:
-            directory = Path(
-                huggingface_hub.snapshot_download(
-                    place,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    local_files_only=offline,
-                    allow_patterns=[*files, *extras],
-                )
-            )
-        except (OSError, ValueError) as error:
-            raise _unavailable(place, files, revision, offline, error) from error
-        commit = directory.name
-    for name in files:
-        if not (directory / name).exists():
-            raise (
-                FileNotFoundError(
-                    f"{directory / name}: missing; the directory must hold {[*files, weights[0]]}"
-                )
-                if commit is None
-                else _unavailable(place, (name,), revision, offline, None)
-            )
-    if not need_weights:
-        return directory, None, commit
-    if commit is not None:
-        return directory, _hub_file(place, weights, commit, offline, cache_dir), commit
-    found = [directory / name for name in weights if (directory / name).exists()]
-    if not found:
-        raise FileNotFoundError(
-            f"{directory}: no weights, expected one of {list(weights)}; copy them there, or pass "
-            "random_weights=SEED for a control"
+class ModelFiles(NamedTuple):
+    """File names of a kind of model. weights: the first that is there is taken. extras: patterns, taken if
+    there.
+    """
+
+    needed: tuple[str, ...]
+    weights: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+
+
+DINO_FILES = ModelFiles(
+    ("config.json", "preprocessor_config.json"), ("model.safetensors", "pytorch_model.bin")
+)
+CLIP_FILES = ModelFiles(
+    ("open_clip_config.json",),
+    ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+)
+
+
+class Found(NamedTuple):
+    """Where a model lies. directory: None for an open_clip name. weights: None if none are needed. commit: of
+    the hub, None for local files. config: stands for all that shapes the features besides the weights.
+    """
+
+    directory: Path | None
+    weights: Path | None
+    commit: str | None
+    config: str
+
+
+def locate(place: str, files: ModelFiles, revision: str | None, need_weights: bool) -> Found:
+    """The files of a local directory or a hub name; with `--offline` of the hub's cache alone.
+
+    Raises FileNotFoundError that names what is missing and how to get it.
+    """
+    directory = Path(place).expanduser()
+    if directory.is_dir():
+        _demand(directory, files)
+        weights = _local_weights(directory, files) if need_weights else None
+        return Found(directory, weights, None, _config_hash(directory, files))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+        raise FileNotFoundError(f"{place}: no such directory (and no hub name like 'org/name')")
+    patterns = [*files.needed, *files.extras]
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            place, revision=revision, local_files_only=offline(), allow_patterns=patterns
         )
-    return directory, found[0], None
+    except (OSError, ValueError) as error:
+        raise _unavailable(place, files.needed, revision, error) from error
+    directory = Path(snapshot)
+    commit = directory.name  # .../snapshots/<commit>
+    for name in files.needed:
+        if not (directory / name).exists():
+            raise _unavailable(place, (name,), revision, None)
+    weights = _hub_file(place, files.weights, commit) if need_weights else None
+    return Found(directory, weights, commit, commit)
 
 
-def _hub_file(repo: str, names: Sequence[str], revision: str | None, offline: bool, cache_dir) -> Path:
+def _demand(directory: Path, files: ModelFiles) -> None:
+    for name in files.needed:
+        if not (directory / name).exists():
+            raise FileNotFoundError(
+                f"{directory / name}: missing; the directory must hold {[*files.needed, files.weights[0]]}"
+            )
+
+
+def _local_weights(directory: Path, files: ModelFiles) -> Path:
+    for name in files.weights:
+        if (directory / name).exists():
+            return directory / name
+    raise FileNotFoundError(
+        f"{directory}: no weights, expected one of {list(files.weights)}; copy them there, or pass "
+        "random_weights=SEED for a control"
+    )
+
+
+def _config_hash(directory: Path, files: ModelFiles) -> str:
+    """Hash of what lies beside local weights and shapes the features: configuration, preprocessing,
+    tokenizer.
+    """
+    patterns = files.needed + files.extras
+    paths = sorted({path for pattern in patterns for path in directory.glob(pattern)})
+    text = json.dumps([[path.name, path.read_text()] for path in paths])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hub_file(repo: str, names: Sequence[str], revision: str | None) -> Path:
     """The first of `names` that the hub repository (or its local cache) has."""
     for name in names:
         try:
             return Path(
-                huggingface_hub.hf_hub_download(
-                    repo, name, revision=revision, cache_dir=cache_dir, local_files_only=offline
-                )
+                huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=offline())
             )
         except (OSError, ValueError) as error:  # not there under this name: try the next
             last = error
-    raise _unavailable(repo, names, revision, offline, last) from last
+    raise _unavailable(repo, names, revision, last) from last
 
 
-def _unavailable(
-    repo: str, names: Sequence[str], revision: str | None, offline: bool, error
-) -> FileNotFoundError:
-    where = (
-        "is not in the local cache (offline mode)"
-        if offline
-        else f"could not be fetched ({type(error).__name__})"
-    )
+def _unavailable(repo: str, names: Sequence[str], revision: str | None, error) -> FileNotFoundError:
+    model = f"hub model '{repo}'" + (f" revision {revision}" if revision else "")
+    if offline():
+        trouble = "is not in the local cache (offline mode)"
+    else:
+        trouble = f"could not be fetched ({type(error).__name__})"
     return FileNotFoundError(
-        f"hub model '{repo}'{f' revision {revision}' if revision else ''}: {' or '.join(names)} {where}. "
-        f"With a connection run once: hf download {repo}; or give a local directory instead"
+        f"{model}: {' or '.join(names)} {trouble}. With a connection run once: hf download {repo}; or give a "
+        "local directory instead"
     )
 
 
-def tagged(
-    model: str, pretrained: str | None, revision: str | None, offline: bool, cache_dir
-) -> tuple[Path | None, str | None, dict]:
-    """(weight file, hub commit or None, settings of the tag) of an open_clip model name and tag or file."""
-    if open_clip.get_model_config(model) is None:
+def tagged(model: str, pretrained: str | None, revision: str | None) -> tuple[Found, dict]:
+    """An open_clip model name and what `create_model_and_transforms` must be told besides it.
+
+    pretrained: a tag, or "TAG:FILE" for weights that are on this machine: a file alone does not say its
+    activation, mean and resizing. A file that has the name of one published tag needs no TAG.
+    """
+    architecture = open_clip.get_model_config(model)
+    if architecture is None:
         raise ValueError(
             f"{model!r} is neither a directory nor an open_clip model name (open_clip.list_models())"
         )
+    config = hashlib.sha256(json.dumps(architecture).encode()).hexdigest()[:16]
     if pretrained is None:
-        return None, None, {}
-    if Path(pretrained).is_file():
-        return Path(pretrained), None, {}
-    tag = open_clip.get_pretrained_cfg(model, pretrained)
-    if not tag:
-        raise ValueError(
-            f"{pretrained!r} is neither a file nor a tag of {model!r}; tags: "
-            f"{open_clip.list_pretrained_tags_by_model(model)}"
-        )
+        return Found(None, None, None, config), {}
+    name, file = _tag_and_file(model, pretrained)
+    tag = open_clip.get_pretrained_cfg(model, name)
     settings = {
         "force_quick_gelu": bool(tag.get("quick_gelu")),
         "image_mean": tag["mean"],
@@ -115,14 +149,37 @@ def tagged(
         "image_interpolation": tag["interpolation"],
         "image_resize_mode": tag["resize_mode"],
     }
+    if file is not None:
+        return Found(None, file, None, config), settings
     if tag["hf_hub"]:
-        repo, _, file = tag["hf_hub"].rpartition("/")
-        names = (Path(file).stem + ".safetensors", file) if file else CLIP_WEIGHTS
-        path = _hub_file(repo, names, revision, offline, cache_dir)
-        return path, path.parent.name, settings  # .../snapshots/<commit>/<file>
-    if offline:
+        repo, _, published = tag["hf_hub"].rpartition("/")
+        names = (Path(published).stem + ".safetensors", published) if published else CLIP_FILES.weights
+        path = _hub_file(repo, names, revision)
+        return Found(None, path, path.parent.name, config), settings  # .../snapshots/<commit>/<file>
+    if offline():
         raise FileNotFoundError(
-            f"open_clip tag '{pretrained}' of '{model}' is a download from {tag['url']}: fetch it once with "
-            "a connection and pass the file as `pretrained`"
+            f"open_clip tag '{name}' of '{model}' is a download from {tag['url']}: fetch it once with a "
+            f"connection and give it as '{name}:FILE'"
         )
-    return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir)), None, settings
+    return Found(None, Path(open_clip.download_pretrained(tag)), None, config), settings
+
+
+def _tag_and_file(model: str, pretrained: str) -> tuple[str, Path | None]:
+    """(tag, file or None). Raises ValueError for a tag that the model has not and a file without a tag."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    name, separator, file = pretrained.partition(":")
+    if name in tags:
+        if separator and not Path(file).is_file():
+            raise FileNotFoundError(f"{file}: no such file; mend the path after '{name}:'")
+        return name, Path(file) if separator else None
+    if not Path(pretrained).is_file():
+        raise ValueError(f"{pretrained!r} is neither a tag of {model!r} nor TAG:FILE; tags: {tags}")
+    published = {tag: open_clip.get_pretrained_cfg(model, tag)["url"] for tag in tags}
+    named = [tag for tag, url in published.items() if Path(url).name == Path(pretrained).name]
+    if len(named) != 1:
+        raise ValueError(
+            f"{pretrained}: the file does not say with which activation, mean and resizing it was trained; "
+            f"write TAG:{pretrained} with the tag it is published under, or one with the same settings: "
+            f"{tags}"
+        )
+    return named[0], Path(pretrained)

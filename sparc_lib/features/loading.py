@@ -1,82 +1,89 @@
-"""What keeps the encoders busy: images read ahead by other processes, results copied back while the next batch runs."""
+"""Images decoded and resized, captions tokenised: ahead of the encoders, by processes of their own if told
+so.
+"""
 
 from __future__ import annotations
 
 import errno
-import re
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-if TYPE_CHECKING:
-    from ..data.pairs import PairedDataset
+from ..data.pairs import PairedDataset, UnreadableImageError, read_image
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+if TYPE_CHECKING:  # importing transformers and open_clip takes seconds
+    from .encoders import ClipEncoder, DinoEncoder
 
 
-def one_ahead(started: Iterable[Callable[[], int]]) -> Iterator[Callable[[], int]]:
-    """The same items, each handed out when the next one has been started."""
-    waiting = None
-    for item in started:
-        if waiting is not None:
-            yield waiting
-        waiting = item
-    if waiting is not None:
-        yield waiting
+class Batch(NamedTuple):
+    """readable: the images that could be read, each as the rows of its pairs. dino, clip: their pixels,
+    [batch_size, 3, H, W], filled up by repeating the last one; None if there is none. tokens: of the
+    captions of each image, [n_captions, context]. skipped: {first row: why} of the other images.
+    """
+
+    readable: list[Sequence[int]]
+    dino: Tensor | None
+    clip: Tensor | None
+    tokens: list[Tensor]
+    skipped: dict[int, str]
 
 
-def to_host(features: torch.Tensor) -> Callable[[], np.ndarray]:
-    """A function that waits for the features [B, d] and gives them as an array; the copy from a GPU begins now."""
-    if features.device.type != "cuda":
-        return features.numpy
-    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-    host.copy_(features, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record(torch.cuda.current_stream(features.device))
+@dataclass(frozen=True)
+class Batches(Dataset):
+    """Item n: the n-th batch of images, each of which is given by the rows of its pairs."""
 
-    def arrived() -> np.ndarray:
-        copied.synchronize()
-        return host.numpy()
-
-    return arrived
-
-
-class Images(Dataset):
-    """Images decoded and preprocessed for both encoders. Item g: (g, DINO pixels, CLIP pixels, None), or
-    (g, None, None, reason) for an unreadable image."""
-
-    def __init__(self, dataset: PairedDataset, rows: Sequence[int], dino: Callable, clip: Callable):
-        self.dataset, self.rows, self.dino, self.clip = dataset, rows, dino, clip
+    dataset: PairedDataset
+    dino: DinoEncoder
+    clip: ClipEncoder
+    batch_size: int
+    images: Sequence[Sequence[Sequence[int]]]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.images)
 
-    def __getitem__(self, g: int):
-        try:
-            image = self.dataset.image(self.rows[g]).convert("RGB")  # convert decodes: broken files fail here
-        except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-                raise  # the machine's fault (I/O, too many open files)
-            return g, None, None, re.sub(r" at 0x\w+", "", f"{type(error).__name__}: {error}")
-        return g, self.dino(image), self.clip(image), None
+    def __getitem__(self, n: int) -> Batch:
+        batch = Batch([], None, None, [], {})
+        dino, clip = [], []
+        for rows in self.images[n]:
+            try:
+                image = read_image(self.dataset, rows[0])
+            except UnreadableImageError as error:
+                batch.skipped[rows[0]] = str(error)
+                continue
+            except OSError as error:
+                raise _explained(error) from error
+            batch.readable.append(rows)
+            batch.tokens.append(self.clip.tokenize([self.dataset.captions[row] for row in rows]))
+            dino.append(self.dino.preprocess(image))
+            clip.append(self.clip.preprocess(image))
+        if not batch.readable:
+            return batch
+        dino, clip = torch.stack(dino), torch.stack(clip)
+        return batch._replace(dino=filled(dino, self.batch_size), clip=filled(clip, self.batch_size))
 
 
-def collate(items: list) -> tuple[list[int], torch.Tensor | None, torch.Tensor | None, dict[int, str]]:
-    """(numbers, DINO pixels [B, 3, H, W], CLIP pixels, reasons of the unreadable ones) of the items of a batch."""
-    good = [item for item in items if item[3] is None]
-    dino, clip = (torch.stack([item[k] for item in good]) if good else None for k in (1, 2))
-    return [item[0] for item in good], dino, clip, {item[0]: item[3] for item in items if item[3] is not None}
+def filled(batch: Tensor, size: int) -> Tensor:
+    """[b, ...] -> [size, ...] by repeating the last item. Arithmetic rounds differently in batches of another
+    size; so what an encoder says of an item does not depend on how many others came with it.
+    """
+    return torch.cat([batch, batch[-1:].expand(size - len(batch), *batch.shape[1:])])
+
+
+def load_ahead(batches: Batches, workers: int) -> Iterator[Batch]:
+    """The batches in their order. workers: processes that load them; 0 loads here. For a GPU they are pinned,
+    so that it copies them by itself.
+    """
+    pin = batches.dino.device.type == "cuda"
+    return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin))
+
+
+def _explained(error: OSError) -> OSError:
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return error
+    return OSError(
+        error.errno, "too many open files while images are read; allow more (ulimit -n 4096) and run again"
+    )

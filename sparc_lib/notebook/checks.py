@@ -6,14 +6,12 @@ import math
 def check(name: str, value: float, expected: float, tolerance: float, profile: str = "mini") -> None:
     """Assert |value - expected| <= tolerance and print a line that can be compared between runs.
 
-    The line names the expectation, not the measurement: the measurement differs
-    in the last digits from machine to machine, and nbval compares text. Committed
-    expectations come from `mini`; on any other profile the measured value is
-    printed beside them and nothing fails.
+    The line names the expectation, not the measurement: the measurement differs in the last digits from
+    machine to machine, and nbval compares text. Committed expectations come from `mini`; on any other profile
+    the measured value is printed beside them and nothing fails.
 
-    value: a number, or anything `float()` takes (a 0-d array or tensor).
-    Raises AssertionError outside the tolerance and for NaN, ValueError for a
-    tolerance or an expectation that could never be met.
+    value: a number, or anything `float()` takes (a 0-d array or tensor). Raises AssertionError outside the
+    tolerance and for NaN, ValueError for a tolerance or an expectation that could never be met.
     """
     value, expected, tolerance = float(value), float(expected), float(tolerance)
     if not (math.isfinite(expected) and math.isfinite(tolerance) and tolerance >= 0):
@@ -23,8 +21,8 @@ def check(name: str, value: float, expected: float, tolerance: float, profile: s
         )
     allowed = f"{_number(expected)} ± {_number(tolerance)}"
     if profile != "mini":
-        found = "not measurable" if math.isnan(value) else _number(value)
-        print(f"--  {name} is {found} on {profile} (mini: {allowed})")
+        measured = "not measurable" if math.isnan(value) else _number(value)
+        print(f"--  {name} is {measured} on {profile} (mini: {allowed})")
         return
     # Written as `not <=` so that NaN fails; the relative slack forgives 0.1 + 0.2.
     if not abs(value - expected) <= tolerance + 1e-12 * abs(expected):

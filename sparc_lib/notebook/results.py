@@ -1,21 +1,17 @@
-"""Who made a result: figures, tables and the stamp that lies beside them.
+"""Saving figures and tables, and the stamps beside them that say what made them.
 
-Figures and tables hold nothing that changes from run to run on one machine (no
-dates, no versions), so that a repeated run leaves no difference; what does
-change, wall time and peak memory, is kept to the provenance file.
+Figures, tables and provenance hold nothing that changes from run to run on one machine, so that a repeated
+run leaves no difference. What the clock changes is kept apart, in `results/<profile>/times/`,
+which is ignored.
 """
 
 import dataclasses
 import json
-import math
-import os
 import platform
 import re
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,130 +20,128 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from .. import paths
+from ..files import aside
 from ..profiles import load_profile
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "open_clip_torch",
-    "numpy",
-    "scipy",
-    "pandas",
-    "scikit-learn",
-    "matplotlib",
-)
+PACKAGES = ("torch", "torchvision", "transformers", "open_clip_torch")
+PACKAGES += ("numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 DPI = 150
 
 
 @dataclass(frozen=True)
 class Provenance:
+    """What made the results of a notebook."""
+
     profile: str
     seed: int
-    device: str
-    git_commit: str | None  # None outside a git checkout
-    git_dirty: bool  # uncommitted changes to anything but figures/ and results/
+    device: str  # "cpu", or the kind and the name of the accelerator
     python: str
     platform: str
     packages: dict[str, str]
-    wall_seconds: float  # since this process (in a notebook: its kernel) started
-    peak_memory_mb: float  # of this process
-    peak_gpu_memory_mb: float  # 0 on the CPU
 
 
 def stamp(profile: str, seed: int, device: Any = "cpu") -> Provenance:
-    """What made the results of this process so far; take it at the end of a notebook."""
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!results")
+    """What made the results of this process."""
     return Provenance(
         profile=profile,
         seed=seed,
         device=_device_name(str(device)),
-        git_commit=commit,
-        git_dirty=bool(changes),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        packages={name: version for name in PACKAGES if (version := _version(name))},
-        wall_seconds=round(_process_age(), 1),
-        peak_memory_mb=round(peak_memory_mb(), 1),
-        peak_gpu_memory_mb=round(_gpu_peak_mb(), 1),
+        packages={package: metadata.version(package) for package in PACKAGES},
     )
+
+
+def times_so_far() -> dict[str, float]:
+    """What this process, in a notebook its kernel, has taken since it started: seconds and MiB."""
+    return {
+        "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mb": round(maxrss_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), 1),
+        "peak_gpu_memory_mb": round(_gpu_peak_mb(), 1),  # 0 on the CPU
+    }
 
 
 def save_stamp(provenance: Provenance, notebook: str) -> Path:
-    """Write `results/<profile>/NN_provenance.json`; notebook: "02" or "02_training_sparc"."""
+    """Write `results/<profile>/NN_provenance.json`, which is returned, and `times/NN.json` beside it.
+
+    notebook: "02" or "02_training_sparc". Raises ValueError for a name without its two digits.
+    """
     if not re.match(r"\d\d(_|$)", notebook):
         raise ValueError(f"notebook {notebook!r}: give its two digits, as in '02' or '02_training_sparc'")
-    file = paths.results_dir(provenance.profile) / f"{notebook[:2]}_provenance.json"
-    return _aside(
-        file, lambda aside: aside.write_text(json.dumps(dataclasses.asdict(provenance), indent=1) + "\n")
-    )
+    folder, number = paths.results_dir(provenance.profile), notebook[:2]
+    _save_json(times_file(provenance.profile, number), times_so_far())
+    return _save_json(folder / f"{number}_provenance.json", dataclasses.asdict(provenance))
+
+
+def times_file(profile: str, number: str) -> Path:
+    """Where the notebook of these two digits writes what it took."""
+    return paths.results_dir(profile) / "times" / f"{number}.json"
+
+
+def _save_json(file: Path, content: dict[str, Any]) -> Path:
+    with aside(file) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return file
 
 
 def save_figure(fig: "Figure", profile: str, name: str) -> Path:
     """Write `figures/<profile>/<name>.png` and `.pdf`; returns the PNG. name: "02_loss_curves".
 
-    The layout is solved once and kept: what is shown of the figure afterwards is laid out like its files. Letters in
-    the PDF are TrueType, as publishers want them; drafts (a field of profiles) have Type 3, which is faster.
+    The layout is solved once and kept: what is shown of the figure afterwards is laid out like its files.
+    Letters in the PDF are TrueType, as publishers want them; drafts (a field of profiles) have Type 3, which
+    is faster. Raises ValueError for a name without the notebook's two digits, DiskFullError.
     """
     from matplotlib import rc_context
 
-    folder = paths.figures_dir(profile)
     _check_name(name)
-    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
+    png = paths.figures_dir(profile) / f"{name}.png"
     fig.draw_without_rendering()
-    whole = fig.get_tightbbox().padded(0.1)  # inches; "tight" would find it again for every format
-    with rc_context(
-        {"pdf.fonttype": 3 if load_profile(profile).drafts else 42, "figure.constrained_layout.use": False}
-    ):
-        fig.set_layout_engine(None)
-        _aside(
-            pdf,
-            lambda aside: fig.savefig(
-                aside,
-                format="pdf",
-                bbox_inches=whole,
-                metadata={"CreationDate": None, "Creator": None, "Producer": None},
-            ),
-        )
-    _aside(
-        png,
-        lambda aside: fig.savefig(
-            aside, format="png", bbox_inches=whole, dpi=DPI, metadata={"Software": None}
-        ),
-    )
+    fig.set_layout_engine("none")
+    _settle(fig)
+    whole = fig.get_tightbbox().padded(0.1)  # inches; "tight" would compute it again for every format
+    whole.set_points(whole.get_points().round(6))
+    fonts = 3 if load_profile(profile).drafts else 42
+    dateless = {"CreationDate": None, "Creator": None, "Producer": None}
+    with rc_context({"pdf.fonttype": fonts}):
+        with aside(png.with_suffix(".pdf")) as partial:
+            fig.savefig(partial, format="pdf", bbox_inches=whole, metadata=dateless)
+        with aside(png) as partial:
+            fig.savefig(partial, format="png", bbox_inches=whole, dpi=DPI, metadata={"Software": None})
     fig.stale = False  # drawn already: else pyplot would draw it for nothing before a notebook shows it
     return png
 
 
-def save_table(table: "pandas.DataFrame | Mapping[str, Any]", profile: str, name: str) -> Path:
-    """Write a tidy CSV (DataFrame) or a JSON (mapping) under `results/<profile>/`; six significant digits.
+def _settle(part: "FigureBase") -> None:
+    """Round the places of all Axes and subfigures to 1e-9 of the figure.
 
-    A named index becomes columns, an unnamed one is left out. In JSON, NaN
-    becomes null, and infinity raises ValueError.
+    The layout's solver sums in the order of memory addresses, so places differ by 1e-16 from run to run, and
+    digits of the PDF with them.
     """
-    folder = paths.results_dir(profile)
+    for subfigure in part.subfigs:
+        subfigure.bbox_relative.set_points(subfigure.bbox_relative.get_points().round(9))
+        _settle(subfigure)
+    for ax in part.axes:
+        counts = ax.get_in_layout()  # set_position takes an Axes out of it
+        ax.set_position([round(value, 9) for value in ax.get_position(original=True).bounds], "original")
+        ax.set_in_layout(counts)
+
+
+def save_table(table: "pandas.DataFrame | pandas.Series", profile: str, name: str) -> Path:
+    """Write a tidy CSV under `results/<profile>/`, six significant digits; a named index becomes columns.
+
+    Raises ValueError for a name without the notebook's two digits, DiskFullError.
+    """
     _check_name(name)
-    if isinstance(table, Mapping):
-        text = json.dumps(_plain(table), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        return _aside(folder / f"{name}.json", lambda aside: aside.write_text(text, encoding="utf-8"))
+    file = paths.results_dir(profile) / f"{name}.csv"
     if any(table.index.names):
         table = table.reset_index()
-    return _aside(
-        folder / f"{name}.csv",
-        lambda aside: table.to_csv(
-            aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8"
-        ),
-    )
-
-
-def peak_memory_mb(who: int = resource.RUSAGE_SELF) -> float:
-    """Largest resident size so far, MiB."""
-    return maxrss_mb(resource.getrusage(who).ru_maxrss)
+    with aside(file) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    return file
 
 
 def maxrss_mb(ru_maxrss: int) -> float:
@@ -163,61 +157,12 @@ def _check_name(name: str) -> None:
         )
 
 
-def _aside(file: Path, write: Callable[[Path], Any]) -> Path:
-    """Write `<file>.partial`, then rename it: under its own name a file is always whole."""
-    aside = file.with_name(file.name + ".partial")
-    try:
-        write(aside)
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
-    return file
-
-
-def _plain(value: Any) -> Any:
-    """JSON types with floats at six significant digits; takes dataclasses, NamedTuples and numpy or torch values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.6g}")
-    return value
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(paths.REPO), *arguments], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _process_age() -> float:
-    return time.time() - psutil.Process().create_time()
-
-
 def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
+    if not device.startswith("cuda"):
+        return device
+    import torch
 
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return device
+    return f"cuda ({torch.cuda.get_device_name(device)})"
 
 
 def _gpu_peak_mb() -> float:

@@ -1,70 +1,117 @@
-"""Figures of notebook 05: kinds of retrieval, protocols, baselines, downstream classification."""
+"""Figures of notebook 05: retrieval by direction and protocol, classification, and what a search brings
+up."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
+from matplotlib.figure import Figure
 
+from ..data.pairs import PairedDataset
 from ..retrieval import RetrievalMetrics
+from ..store.reader import FeatureStore
 from ..studies.retrieval import CODES, CROSS, OWN, RAW
-from .style import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES, seed_dots
+from .bars import CONTROL_MARKS, Bar, grouped_bars, values_by
+from .pictures import SIDE, Line, StorePictures, caption_list, sheet
+from .style import CONTROL_COLOUR, literal, setting_colour, setting_name, stream_colour, stream_name
 
 KIND_COLOURS = {
     RAW: "black",
     CODES: "#6E6E6E",
     OWN: "#ABABAB",
     CROSS: "#DBDBDB",
-}  # colour is for streams and settings
+}  # others mean streams and settings
 KIND_NAMES = {RAW: "raw features", CODES: "codes", OWN: "own reconstruction", CROSS: "cross-reconstruction"}
 PROTOCOL_NAMES = {
     "pairs": "pairs,\none positive",
     "captions": "every caption,\nall positives",
     "joined": "captions joined,\none text an image",
 }
+HIT = "black"  # frame and text of a hit
+MATRIX_TEXT = dict(fontsize=7.5, linespacing=0.95)
 
 
 def direction(query: str, reference: str) -> str:
     """ "CLIP text → DINO"; one stream's name where both are the same."""
-    return STREAM_NAMES[query] if query == reference else f"{STREAM_NAMES[query]} → {STREAM_NAMES[reference]}"
+    if query == reference:
+        return stream_name(query)
+    return f"{stream_name(query)} → {stream_name(reference)}"
 
 
-def recall_curves(ax: Axes, found: Mapping[str, RetrievalMetrics], colours: Mapping[str, str]) -> Axes:
-    """R@k against k, a line each; the metrics must have been asked for these k."""
-    for name, metrics in found.items():
-        ax.semilogx(
-            list(metrics.recall), list(metrics.recall.values()), color=colours[name], lw=2, label=name
-        )
-    chance = np.array(list(metrics.recall)) / metrics.n_reference
-    ax.semilogx(list(metrics.recall), chance, color=CONTROL_COLOUR, ls=":", lw=1.5, label="chance")
+def recall_curves(ax: Axes, metrics: Mapping[str, RetrievalMetrics], colours: Mapping[str, str]) -> Axes:
+    """R@k against k, a line for each name; the metrics must have been computed for these k."""
+    for name, one in metrics.items():
+        ax.semilogx(one.recall.keys(), one.recall.values(), color=colours[name], lw=2, label=literal(name))
+    chance = {k: k / one.n_reference for k in one.recall}
+    ax.semilogx(chance.keys(), chance.values(), color=CONTROL_COLOUR, ls=":", lw=1.5, label="chance")
     ax.set(xlabel="k", ylabel="R@k", ylim=(0, 1.03))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(fontsize=8)
     return ax
 
 
+def retrieval_bars(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Axes:
+    """A group for every direction: a bar a setting with its seeds, controls as grey marks on it, raw features
+    dashed.
+
+    table: rows (model, setting, seed, coding, query, reference and `column`) of a retrieval table of one
+    kind; joint codes are left out."""
+    pairs = zip(table["query"], table["reference"])
+    table = table.assign(way=[direction(*pair) for pair in pairs])[table.coding != "joint"]
+    bars = []
+    for setting, rows in table[table.model.isin(["trained", *CONTROL_MARKS])].groupby("setting", sort=False):
+        by_model = {
+            model: values_by(of_model, "way", column) for model, of_model in rows.groupby("model", sort=False)
+        }
+        trained = by_model.pop("trained")
+        bars.append(Bar(trained, setting_colour(setting), setting_name(setting), controls=by_model))
+    raw = table[table.model == "raw"]
+    lines = {"raw CLIP features": dict(zip(raw.way, raw[column]))} if len(raw) else {}
+    grouped_bars(ax, bars, lines, label=lambda way: way.replace(" → ", "\n→ "))
+    ax.set_ylim(bottom=0)
+    return ax
+
+
 def protocol_bars(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Axes:
     """Protocols along x, one bar a kind: mean over seeds, seeds as dots. table: rows of one direction."""
-    kinds = [kind for kind in KIND_COLOURS if kind in set(table.kind)]
-    for i, kind in enumerate(kinds):
-        for j, protocol in enumerate(PROTOCOL_NAMES):
-            seeds = table[(table.kind == kind) & (table.protocol == protocol)][column]
-            x = j + (i - (len(kinds) - 1) / 2) * 0.26
-            ax.bar(
-                x,
-                seeds.mean(),
-                0.24,
-                color=KIND_COLOURS[kind],
-                zorder=2,
-                label=KIND_NAMES[kind] if not j else None,
-            )
-            if len(seeds) > 1:
-                seed_dots(ax, x, seeds, 11)
-    ax.set_xticks(range(len(PROTOCOL_NAMES)), PROTOCOL_NAMES.values())
-    ax.grid(axis="x", visible=False)
+    bars = []
+    for kind, colour in KIND_COLOURS.items():
+        rows = table[(table.kind == kind) & table.protocol.isin(PROTOCOL_NAMES)]
+        if len(rows):
+            bars.append(Bar(values_by(rows, "protocol", column), colour, KIND_NAMES[kind]))
+    return grouped_bars(ax, bars, label=PROTOCOL_NAMES.get)
+
+
+def downstream_bars(
+    ax: Axes,
+    table: pd.DataFrame,
+    stream: str,
+    order: Sequence[tuple[str, str]],
+    controls: Mapping[tuple[str, str], float],
+) -> Axes:
+    """mAP of classifiers on one stream's representations: mean over seeds, seeds as dots, controls as grey
+    marks.
+
+    order: (kind, target) a bar. controls {(kind, target): mAP of the same on random-weight encoders}.
+    """
+    heights, colours, marks = {}, {}, {}
+    for kind, target in order:
+        name = {RAW: "raw", CODES: "codes", OWN: "rebuilt:\nitself"}.get(
+            kind, f"rebuilt:\n{stream_name(target)}"
+        )
+        rows = table[(table.kind == kind) & (table.source == stream) & (table.target == target)]
+        heights[name], colours[name] = rows.mean_ap.tolist(), KIND_COLOURS[kind]
+        if (kind, target) in controls:
+            marks[name] = controls[kind, target]
+    grouped_bars(ax, [Bar(heights, colours, controls={"random encoders": marks})])
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_title(f"from {stream_name(stream)}", color=stream_colour(stream))
     return ax
 
 
@@ -76,115 +123,110 @@ def score_matrix(
     groups: Sequence[int] = (),
     bold: bool = True,
 ) -> Axes:
-    """Numbers on a light-to-dark ground, methods down, directions across; with `bold` the best of each column is so.
+    """Numbers on a light-to-dark ground, methods down, directions across; with `bold` the best of each column
+    is so.
 
-    spread: standard deviations over seeds, shown where known. top: value of the darkest cell. groups: rows above which
-    a line is drawn. NaN cells stay empty.
+    spread: standard deviations over seeds, shown where there are any. top: value of the darkest cell. groups:
+    rows above which a line is drawn. NaN cells say so with a dash.
     """
-    ax.imshow(mean.to_numpy(float), cmap="Blues", aspect="auto", vmin=0, vmax=top)
-    for row in groups:
-        ax.axhline(row - 0.5, color="#404040", lw=1)
-    for (i, j), value in np.ndenumerate(mean.to_numpy(float)):
-        if np.isnan(value):
-            ax.text(j, i, "–", ha="center", va="center", color=CONTROL_COLOUR, fontsize=8)
-            continue
-        sd = spread.iloc[i, j]
-        text = f"{value:.3f}" + ("" if np.isnan(sd) else f"\n±{sd:.3f}")
-        ax.text(
-            j,
-            i,
-            text,
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="white" if value > 0.55 * top else "black",
-            linespacing=0.95,
-            fontweight="bold" if bold and value == np.nanmax(mean.iloc[:, j]) else "normal",
-        )
-    ax.set_xticks(range(mean.shape[1]), mean.columns, fontsize=8)
-    ax.set_yticks(range(len(mean)), mean.index, fontsize=8)
-    ax.tick_params(length=0)
-    ax.grid(False)
-    return ax
-
-
-def downstream_bars(
-    ax: Axes,
-    table: pd.DataFrame,
-    stream: str,
-    order: Sequence[tuple[str, str]],
-    controls: Mapping[tuple[str, str], float],
-) -> Axes:
-    """mAP of classifiers on one stream's representations: mean over seeds, seeds as dots, controls as grey lines.
-
-    order: (kind, target) a bar. controls {(kind, target): mAP of the same on random-weight encoders}.
-    """
-    for i, (kind, target) in enumerate(order):
-        seeds = table[(table.kind == kind) & (table.source == stream) & (table.target == target)].mean_ap
-        ax.bar(i, seeds.mean(), 0.7, color=KIND_COLOURS[kind], zorder=2)
-        seed_dots(ax, i, seeds, 11)
-        if (kind, target) in controls:
-            ax.hlines(
-                controls[kind, target],
-                i - 0.4,
-                i + 0.4,
-                color=CONTROL_COLOUR,
-                lw=2.5,
-                zorder=3,
-                path_effects=[withStroke(linewidth=4.5, foreground="white")],
-                label="random-weight encoders" if i == 0 else None,
-            )
-    names = {RAW: "raw", CODES: "codes", OWN: "rebuilt:\nitself"}
-    ax.set_xticks(
-        range(len(order)),
-        [names.get(kind) or f"rebuilt:\n{STREAM_NAMES[target]}" for kind, target in order],
-        fontsize=8,
+    texts = mean.map("{:.3f}".format) + spread.map("\n±{:.3f}".format).where(spread.notna(), "")
+    sns.heatmap(
+        mean, vmin=0, vmax=top, cmap="Blues", cbar=False, ax=ax, annot=texts, fmt="", annot_kws=MATRIX_TEXT
     )
-    ax.set_title(f"from {STREAM_NAMES[stream]}", color=STREAM_COLOURS[stream])
-    ax.grid(axis="x", visible=False)
+    best = mean.max()
+    for text in ax.texts:
+        column, row = (int(place) for place in text.get_position())
+        if bold and mean.iloc[row, column] == best.iloc[column]:
+            text.set_fontweight("bold")
+    for row, column in np.argwhere(mean.isna().to_numpy()):
+        ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color=CONTROL_COLOUR, fontsize=8)
+    ax.hlines(groups, 0, mean.shape[1], color="#404040", lw=1)
+    ax.grid(visible=False)
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0, labelsize=8, rotation=0)
     return ax
 
 
-def own_reconstruction(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Axes:
-    """Rows of kind OWN: a group per stream, a bar per setting; untrained and random-weight controls as grey marks."""
-    streams = list(dict.fromkeys(table["query"]))
-    settings = list(dict.fromkeys(table[table.model == "trained"].setting))
-    for (model, setting, stream), rows in table.groupby(["model", "setting", "query"], sort=False):
-        at, first = streams.index(stream), stream == streams[0]
-        x = at + (settings.index(setting) - (len(settings) - 1) / 2) * 0.2
-        if model == "trained":
-            ax.bar(
-                x,
-                rows[column].mean(),
-                0.18,
-                color=SETTING_COLOURS[setting],
-                alpha=0.85,
-                zorder=2,
-                label=SETTING_NAMES[setting] if first else None,
-            )
-            seed_dots(ax, x, rows[column], 9)
-        elif model == "untrained":
-            ax.hlines(
-                rows[column],
-                at - 0.42,
-                at + 0.42,
-                color=CONTROL_COLOUR,
-                lw=2.2,
-                zorder=3,
-                label="untrained SPARC" if first else None,
-            )
+class Answer(NamedTuple):
+    """A sample as query or answer. row: of the store. as_text: show its caption, not its picture. hit: it is
+    what the query belongs to. note: a word or two below a picture."""
+
+    row: int
+    as_text: bool
+    hit: bool = False
+    note: str = ""
+
+
+def answers(store: FeatureStore, query: int, rows: Sequence[int], as_text: bool) -> list[Answer]:
+    """The store's rows that a search gave for the query's row. A hit has the query's image; the note counts
+    classes they share."""
+    wanted = set(store.labels[[query]].indices)
+    plural = "class" if len(wanted) == 1 else "classes"
+    results = []
+    for row in map(int, rows):
+        shared = len(wanted & set(store.labels[[row]].indices))
+        hit = store.image_ids[row] == store.image_ids[query]
+        results.append(Answer(row, as_text, hit, f"{shared} of {len(wanted)} {plural}"))
+    return results
+
+
+def described(store: FeatureStore, rows: Sequence[int], most: int = 2) -> list[Answer]:
+    """Store rows as pictures with the names of their first `most` classes below; for a query that belongs to
+    none."""
+    results = []
+    for row in map(int, rows):
+        columns = store.labels[[row]].indices[:most]
+        results.append(Answer(row, False, False, ", ".join(store.classes[c] for c in columns)))
+    return results
+
+
+def panel(
+    fig: Figure,
+    store: FeatureStore,
+    data: PairedDataset,
+    lines: Sequence[tuple[Answer | str, Sequence[Answer]]],
+    titles: tuple[str, str] = ("query", "best answers"),
+) -> Figure:
+    """One line per query: an `Answer` or a sentence, then its answers. Hits have a frame (pictures) or are
+    bold (text), and a check mark. data: the data set the store was made from. titles: of the two columns."""
+    pictures = StorePictures(store, data)
+    axes = fig.subplots(len(lines), 2, width_ratios=[1, 3.6], squeeze=False)
+    for (left, right), (query, results) in zip(axes, lines):
+        if isinstance(query, str):
+            _query_text(left, query)
+        elif query.as_text:
+            _query_text(left, store.captions[query.row])
         else:
-            ax.scatter(
-                x,
-                rows[column],
-                marker="s",
-                s=22,
-                color="#C8C8C8",
-                edgecolor="#404040",
-                linewidth=0.8,
-                zorder=5,
-                label="random encoders" if first and setting == settings[0] else None,
-            )
-    ax.set_xticks(range(len(streams)), [STREAM_NAMES[s] for s in streams])
-    ax.grid(axis="x", visible=False)
-    return ax
+            _strip(left, pictures, [Answer(query.row, False)])
+        if results and results[0].as_text:
+            captions = [_caption_line(store.captions[result.row], result.hit) for result in results]
+            caption_list(right, captions, width=84, size=9, room=len(captions))
+        else:
+            _strip(right, pictures, results)
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize=9)
+    return fig
+
+
+def _query_text(ax: Axes, text: str) -> None:
+    ax.text(0, 0.5, literal(textwrap.fill(text, 30)), va="center", fontsize=8)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.set_axis_off()
+
+
+def _caption_line(caption: str, hit: bool) -> Line:
+    return Line(caption, HIT, "bold", "✓") if hit else Line(caption, bullet="·")
+
+
+def _strip(ax: Axes, pictures: StorePictures, results: Sequence[Answer]) -> None:
+    """Pictures side by side with a note below each, the hits framed."""
+    framed = [pictures.thumbnail(result.row, HIT if result.hit else "white") for result in results]
+    sheet(ax, framed, len(framed), gap=2)
+    for i, result in enumerate(results):
+        centre = (i + 0.5) * (SIDE + 12)
+        look = dict(ha="center", va="top", fontsize=7, color=CONTROL_COLOUR)
+        if result.hit:
+            look |= dict(color=HIT, fontweight="bold")
+        ax.text(centre, SIDE + 14, "✓ hit" if result.hit else literal(result.note), **look)
+    ax.set_ylim(SIDE + 32, -6)
+    ax.set_anchor("W")

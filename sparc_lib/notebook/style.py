@@ -1,36 +1,70 @@
-"""Figures in one style. Every function draws into the Axes it is given and returns it; notebooks save the figure."""
+"""The companion's look: colours and names of streams and settings, and text that matplotlib must not
+interpret."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-# Streams and settings share no colour. Seven colours of Okabe-Ito and Tol and the grey of the controls, told apart
+# Streams and settings share no colour. Colours of Okabe-Ito and Tol and the grey of the controls, told apart
 # also by colour-blind readers (brown for a fourth setting: a pink is that grey to many of them).
-STREAM_COLOURS = {"dino": "#0072B2", "clip_img": "#E69F00", "clip_txt": "#009E73"}
-STREAM_NAMES = {"dino": "DINO", "clip_img": "CLIP image", "clip_txt": "CLIP text"}
-SETTING_COLOURS = {
-    "global_lambda1": "#D55E00",
-    "global_lambda0": "#661100",
-    "local_lambda1": "#332288",
-    "local_lambda0": "#56B4E9",
-}
-SETTING_NAMES = {
-    "global_lambda1": "Global, λ=1",
-    "global_lambda0": "Global, λ=0",
-    "local_lambda1": "Local, λ=1",
-    "local_lambda0": "Local, λ=0",
-}
 CONTROL_COLOUR = "#8C8C8C"  # every control and null is grey
+STREAMS = {
+    "dino": ("DINO", "#0072B2"),
+    "clip_img": ("CLIP image", "#E69F00"),
+    "clip_txt": ("CLIP text", "#009E73"),
+}
+SETTINGS = {
+    "global_lambda1": ("Global, λ=1", "#D55E00"),
+    "global_lambda0": ("Global, λ=0", "#661100"),
+    "local_lambda1": ("Local, λ=1", "#332288"),
+    "local_lambda0": ("Local, λ=0", "#56B4E9"),
+}
+MORE_STREAM_COLOURS = ("#117733", "#CC79A7", "#DDCC77", "#88CCEE")
+MORE_SETTING_COLOURS = ("#AA4499", "#999933", "#44AA99", "#CC6677")
+_seen: dict[
+    tuple[str, ...], list[str]
+] = {}  # names beyond the usual ones, in the order in which they were drawn
+
+
+def stream_name(stream: str) -> str:
+    """A stream as figures and tables call it; one that is not of the paper keeps its own name."""
+    return STREAMS[stream][0] if stream in STREAMS else stream
+
+
+def setting_name(setting: str) -> str:
+    """A setting as figures and tables call it; one that is not among the usual four keeps its own name."""
+    return SETTINGS[setting][0] if setting in SETTINGS else setting
+
+
+def stream_colour(stream: str) -> str:
+    """The colour of a stream, the same in all figures of a process."""
+    return STREAMS[stream][1] if stream in STREAMS else _further(stream, MORE_STREAM_COLOURS)
+
+
+def setting_colour(setting: str) -> str:
+    """The colour of a setting, the same in all figures of a process."""
+    return SETTINGS[setting][1] if setting in SETTINGS else _further(setting, MORE_SETTING_COLOURS)
+
+
+def _further(name: str, colours: tuple[str, ...]) -> str:
+    names = _seen.setdefault(colours, [])
+    if name not in names:
+        names.append(name)
+    return colours[names.index(name) % len(colours)]
+
+
+def literal(text: str) -> str:
+    """Text from data as it is to be drawn: matplotlib would set what stands between two dollar signs as
+    mathematics."""
+    return text.replace("$", r"\$")
 
 
 def style() -> None:
     """Set the companion's look for all figures of a process."""
-    # titley: titles stand on their axes; without it every draw searches for ticks above them, which no figure here has.
+    # titley: titles stand on their axes; without it every draw searches for ticks above them, which no figure
+    # here has.
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams.update(
         {
@@ -47,49 +81,13 @@ def style() -> None:
     )
 
 
-def pictures(ax: Axes, images: Sequence[np.ndarray], columns: int, gap: int = 4) -> Axes:
-    """Images uint8 [H, W, 3] as one sheet, row by row."""
-    h, w = images[0].shape[:2]
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = i // columns * (h + gap), i % columns * (w + gap)
-        sheet[y : y + h, x : x + w] = image
-    ax.imshow(sheet, interpolation="nearest")
-    ax.set_axis_off()
+def remark(ax: Axes, text: str, colour: str = CONTROL_COLOUR, size: float | None = None) -> Axes:
+    """A few words in the middle of an Axes, for what is not known or empty."""
+    place = dict(transform=ax.transAxes, ha="center", va="center")
+    ax.text(0.5, 0.5, text, color=colour, fontsize=size, **place)
     return ax
 
 
-def seed_dots(ax: Axes, x: float | Sequence[float], seeds: Sequence[float], size: float = 14) -> None:
-    """One dot a seed, seen on bars of any colour; x: one place for all, or one each."""
-    ax.scatter(
-        np.broadcast_to(x, len(seeds)),
-        seeds,
-        s=size,
-        color="white",
-        edgecolor="black",
-        linewidth=0.8,
-        zorder=4,
-    )
-
-
-def settings_bars(
-    ax: Axes, values: Mapping[str, Sequence[float]], control: Mapping[str, float] | None = None
-) -> Axes:
-    """One bar a setting: the mean over seeds with every seed as a dot; ``control`` as a grey line across its bar."""
-    for i, (setting, seeds) in enumerate(values.items()):
-        ax.bar(i, np.mean(seeds), width=0.66, color=SETTING_COLOURS[setting], alpha=0.85, zorder=2)
-        seed_dots(ax, i + np.linspace(-0.12, 0.12, len(seeds)), seeds)
-        if control is not None:
-            ax.hlines(
-                control[setting],
-                i - 0.4,
-                i + 0.4,
-                color=CONTROL_COLOUR,
-                linewidth=2.5,
-                zorder=3,
-                label="control" if i == 0 else None,
-            )
-    ax.set_xticks(range(len(values)), [SETTING_NAMES[s] for s in values], rotation=20, ha="right")
-    ax.grid(axis="x", visible=False)
-    return ax
+def legend_below(ax: Axes, columns: int) -> None:
+    """The legend under the axis label, where it hides no data."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8)

@@ -2,8 +2,9 @@
 
     torchrun --nproc_per_node 8 -m sparc_lib.run.distributed --profile openimages
 
-Each process extracts its shard of every split; when all are done, the first one merges them into the very stage that
-the notebooks look for. Then each process trains its share of the models, one at a time on its own device. After a kill the same command goes on.
+Each process computes its share of the blocks of every split; when all are done, the first one joins them in
+the very stage that the notebooks look for. Then each process trains its share of the models, one at a time on
+its own device. After a kill the same command goes on.
 """
 
 from __future__ import annotations
@@ -11,77 +12,46 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from itertools import product
 
 import torch
 import torch.distributed as dist
 
-from ..features.shards import extract_shard, place
-from ..profile_files import named
-from ..profiles import Profile, load_profile
+from ..profiles import Profile, load_profile, named
 from ..studies import runs as workflow
+from ..studies.runs import Share
 
-PATIENCE = timedelta(days=7)  # shards need not end together
-
-
-class Rank(NamedTuple):
-    """This process among all: number, how many there are, and number on its machine."""
-
-    rank: int
-    world: int
-    local: int
-
-    @classmethod
-    def of_environment(cls) -> Rank:
-        """As torchrun says; a process of its own without it."""
-        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-        return cls(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
-
-    @property
-    def device(self) -> str:
-        return f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"
+PATIENCE = timedelta(days=7)  # processes need not end together
 
 
 def extract_all(
     profile: Profile,
-    me: Rank,
-    splits: tuple[str, ...] = workflow.SPLITS,
-    controls: tuple[int | None, ...] = (None, workflow.RANDOM),
+    me: Share,
+    splits: Sequence[str] = workflow.SPLITS,
+    controls: Sequence[int | None] = (None, workflow.RANDOM),
     progress: bool = True,
 ) -> None:
-    """This process's part in extracting `splits`, under the trained encoders and the random controls.
+    """This process's part in extracting `splits`, under the trained encoders and the random controls."""
+    for split, random_weights in product(splits, controls):
+        if me.world > 1:
+            workflow.encode_share(profile, split, random_weights, me, progress)
+            _wait_for_all()  # every block is there
+        if me.rank == 0:
+            workflow.features(profile, split, random_weights, progress)
+        _wait_for_all()  # no process looks for features while the first one still joins them
 
-    Needs torch.distributed to be initialised when there are several processes.
+
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def train_all(profile: Profile, me: Share, progress: bool = True) -> None:
+    """This process's share of every run the notebooks ask for, one run a process at a time: settings x seeds,
+    and the random-encoder control of each setting, first seed. Every rank takes each `world`-th run.
     """
-    for split in splits:
-        for random_weights in controls:
-            if me.world > 1:
-                dino, clip = workflow.encoders(profile, random_weights, me.device)
-                of = profile if random_weights is None else workflow.control(profile)
-                data = workflow.dataset(of, split)
-                if not workflow.has_features(of, split, dino, clip):
-                    extract_shard(
-                        data,
-                        dino,
-                        clip,
-                        place(workflow.shards_root(), data, dino, clip),
-                        me.rank,
-                        me.world,
-                        batch_size=profile.encoders.batch_size,
-                        workers=workflow.loaders(profile),
-                        progress=progress and me.rank == 0,
-                    )
-                dist.barrier()  # no process looks for features while another still may make them
-            if me.rank == 0:
-                workflow.features(profile, split, random_weights, progress)
-            if me.world > 1:
-                dist.barrier()
-
-
-def train_all(profile: Profile, me: Rank, progress: bool = True) -> None:
-    """This process's share of every run the notebooks ask for, one run a process at a time: settings x seeds, and the
-    random-encoder control of each setting, first seed. Every rank takes each `world`-th run."""
     runs = [(None, setting, seed) for setting in profile.settings for seed in profile.seeds]
     runs += [(workflow.RANDOM, setting, profile.seeds[0]) for setting in profile.settings]
     stores = {
@@ -104,20 +74,20 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.data_root:
         os.environ["SPARC_DATASETS"] = os.path.abspath(options.data_root)
-    me = Rank.of_environment()
+    me = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says
     if me.world > 1:
+        backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(me.local)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
-        )
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=PATIENCE)
     profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
     try:
         extract_all(profile, me, tuple(options.split or workflow.SPLITS))
         if not options.no_training and not options.split:
             train_all(profile, me)
     finally:
-        if me.world > 1:
+        if dist.is_initialized():
             dist.destroy_process_group()
     return 0
 

@@ -1,170 +1,149 @@
 """The part of run_all.sh that runs in the project's environment: `python -m sparc_lib.run.runner`.
 
-It parses the options, chooses the notebooks, has them executed (`execution.py`) and sums up.
+It chooses the notebooks, has them executed (`execution.py`) and sums up. Nothing here imports torch.
 """
 
-import argparse
-import fcntl
 import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import Timeout
+
 from .. import paths
-from ..profile_files import ProfileError, named, option
-from ..profiles import load_profile
-from ..studies.stages import REBUILD_BEFORE
+from ..files import DiskFullError, locked
+from ..profiles import Profile, ProfileError, option
 from . import suite, writeback
 from .execution import Outcome, clear_killed, execute, made_by
-from .fetching import RunError, fetch, use_data_root
+from .failures import parameters_fault, weights_fault
+from .fetching import RunError, fetch
+from .options import Options, make_folders, parse, set_up
 
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "SPARC_OFFLINE": "1",
-}
+REBUILD_BEFORE = "SPARC_REBUILD_BEFORE"  # as studies.stages reads it, whose import would take a second
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
+    """One of `SIGNALS` arrived."""
 
 
 def main(arguments: list[str]) -> int:
     """Parse the options of run_all.sh and do what they ask; returns the exit code."""
-    options = _parse(arguments)
-    os.environ.update(OFFLINE if options.offline else {})
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the home folder
-    os.environ.pop("JUPYTER_PATH", None)
-    os.environ.pop("MPLBACKEND", None)  # the kernel chooses its inline backend itself
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may have had it ignored: children would get lost
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, _stop)
     try:
-        use_data_root(options.data_root)
-        options.profile = named(options.profile or os.environ.get("SPARC_PROFILE"))
-        return (
-            suite.run_tests()
-            if options.test
-            else fetch(options.profile)
-            if options.fetch
-            else run_notebooks(options)
-        )
-    except (RunError, ProfileError, writeback.WriteBackError) as error:
-        print(f"run_all: {error}", file=sys.stderr)
-        return 2
+        options = parse(arguments)
+        profile = set_up(options)
+        if options.test:
+            return suite.run_tests()
+        if options.fetch:
+            return fetch(profile.name)
+        return run_notebooks(options, profile)
+    except (RunError, ProfileError, writeback.WriteBackError, DiskFullError) as error:
+        text, code = getattr(error, "strerror", None) or str(error), 2
     except Stopped as stopped:
-        print(
-            f"\nrun_all: stopped by {signal.Signals(stopped.args[0]).name}; nothing half-made was kept as finished",
-            file=sys.stderr,
-        )
-        return 128 + stopped.args[0]
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="./run_all.sh", add_help=False, allow_abbrev=False)
-    parser.add_argument("--profile", default=None)
-    parser.add_argument("--from", dest="start", default=None)
-    parser.add_argument("--only", default=None)
-    parser.add_argument("--data-root", default=None)
-    for flag in ("--fetch", "--force", "--offline", "--update-notebooks", "--test"):
-        parser.add_argument(flag, action="store_true")
-    return parser.parse_args(arguments)
+        number = stopped.args[0]
+        name = signal.Signals(number).name
+        text, code = f"stopped by {name}; nothing half-made was kept as finished", 128 + number
+    with suppress(OSError):  # the terminal may be gone
+        print(f"run_all: {text}", file=sys.stderr)
+    return code
 
 
 def _stop(number: int, _frame: object) -> None:
-    for again in (signal.SIGINT, signal.SIGTERM):
+    for again in SIGNALS:
         signal.signal(again, signal.SIG_IGN)  # an impatient second Ctrl-C must not cut the cleaning short
     raise Stopped(number)
 
 
-def run_notebooks(options: argparse.Namespace) -> int:
-    """Execute the chosen notebooks in order, stop at the first failure, print a summary."""
-    spec = load_profile(options.profile)
-    profile, at_once = spec.name, spec.notebooks_at_once
-    if options.update_notebooks and option(profile) != "mini":
+def run_notebooks(options: Options, profile: Profile) -> int:
+    """Execute the chosen notebooks in order, stop at the first failure, print a summary; returns the exit
+    code.
+
+    Raises RunError before any notebook begins, WriteBackError.
+    """
+    if options.update_notebooks and option(profile.name) != "mini":
         raise RunError(
-            f"--update-notebooks writes the committed notebooks, which show the mini profile, not {profile}"
+            "--update-notebooks writes the committed notebooks, which show the mini profile, "
+            f"not {profile.name}; leave it out, or take --profile mini"
         )
     chosen = select(options.only, options.start)
+    for notebook in chosen:
+        fault = parameters_fault(notebook)
+        if fault:
+            raise RunError(f"{notebook}: {fault}")
+    for location in (profile.encoders.dino.location, profile.encoders.clip.location):
+        fault = weights_fault(Path(location.removeprefix("local-dir:")))
+        if fault:
+            raise RunError(fault)
+    done_dir = make_folders(profile.name)
     if options.force:
         os.environ[REBUILD_BEFORE] = repr(
             time.time()
-        )  # each stage is rebuilt once in this run, not per notebook
-    os.environ["SPARC_PROFILE"] = profile
-    done_dir = paths.results_dir(profile) / "notebooks"
-    done_dir.mkdir(exist_ok=True)
+        )  # each stage is built anew once a run, not per notebook
     started = time.monotonic()
-    with _exclusive(done_dir):
-        clear_killed(done_dir, profile)
-        outcomes = execute(chosen, profile, done_dir, at_once)
-        ok = all(outcome.ok for outcome in outcomes)
-        if ok and options.update_notebooks:
-            for notebook in chosen:
-                writeback.write_back(notebook, done_dir / notebook.name)
-            if options.force and chosen == select() and paths.notebooks_dir() == paths.REPO / "notebooks":
-                writeback.write_run_times(
-                    paths.REPO / "README.md", paths.results_dir(profile)
-                )  # nothing was cached
-    _summary(outcomes, chosen, profile, time.monotonic() - started, ok and options.update_notebooks)
-    return 0 if ok else 1
+    try:
+        with locked(done_dir / "run", wait=False):
+            clear_killed(done_dir, profile.name)
+            outcomes = execute(chosen, profile.name, done_dir, profile.notebooks_at_once)
+            finished = all(outcome.ok for outcome in outcomes)
+            if finished and options.update_notebooks:
+                _update(chosen, done_dir, profile.name, nothing_was_cached=options.force)
+    except Timeout:
+        raise RunError(
+            f"{done_dir}: another run_all.sh writes here; wait for it, or set $SPARC_OUTPUT"
+        ) from None
+    _summary(outcomes, len(chosen), profile.name, time.monotonic() - started)
+    if not finished:
+        failed = min(outcome.notebook.name for outcome in outcomes if not outcome.ok)
+        print(f"FAILED in {failed}; once mended, go on with {options.to_go_on_with(failed[:2])}")
+        return 1
+    return 0
 
 
 def select(only: str | None = None, start: str | None = None) -> list[Path]:
     """The notebooks NN_*.ipynb to run, in order. Raises RunError if there are none."""
     folder = paths.notebooks_dir()
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
+    notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    if not notebooks:
         raise RunError(
             f"{folder}: no notebook NN_name.ipynb here; restore notebooks/ or correct $SPARC_NOTEBOOKS"
         )
-    if only and start:
-        raise RunError("--only and --from exclude each other; give one of them")
-    numbers = [path.name[:2] for path in found]
-    for option, wanted in (("--only", only), ("--from", start)):
-        if wanted is not None and wanted.zfill(2) not in numbers:
-            raise RunError(f"{option} {wanted}: no such notebook; choose one of {', '.join(numbers)}")
-    if only:
-        return [path for path in found if path.name[:2] == only.zfill(2)]
-    return [path for path in found if path.name[:2] >= (start or "00").zfill(2)]
+    for name, number in (("--only", only), ("--from", start)):
+        if number is not None and number.zfill(2) not in notebooks:
+            raise RunError(f"{name} {number}: no such notebook; choose one of {', '.join(notebooks)}")
+    if only is not None:
+        return [notebooks[only.zfill(2)]]
+    return [path for number, path in notebooks.items() if number >= (start or "00").zfill(2)]
 
 
-def _summary(
-    outcomes: list[Outcome], chosen: list[Path], profile: str, seconds: float, updated: bool
-) -> None:
+def _update(chosen: list[Path], done_dir: Path, profile: str, nothing_was_cached: bool) -> None:
+    """Write the executed outputs back, and after a whole run from nothing the README's run times."""
+    for notebook in chosen:
+        writeback.write_back(notebook, done_dir / notebook.name)
+    if nothing_was_cached and chosen == select() and paths.notebooks_dir() == paths.REPO / "notebooks":
+        writeback.write_run_times(paths.REPO / "README.md", paths.results_dir(profile) / "times")
+    print(f"written back into {paths.notebooks_dir()}")
+
+
+def _summary(outcomes: list[Outcome], n_chosen: int, profile: str, seconds: float) -> None:
     figures, results = paths.figures_dir(profile), paths.results_dir(profile)
-    made = [file for outcome in outcomes if outcome.ok for file in made_by(outcome.notebook, profile)]
+    done = [outcome for outcome in outcomes if outcome.ok]
+    made = [file for outcome in done for file in made_by(outcome.notebook, profile)]
     n_figures = len({file.stem for file in made if file.parent == figures})
-    n_tables = sum(file.parent == results and not file.name.endswith("_provenance.json") for file in made)
-    n_ok = sum(outcome.ok for outcome in outcomes)
+    n_tables = sum(file.suffix == ".csv" for file in made)
+    peak = max(outcome.peak_mb for outcome in outcomes) / 1024
     print(
-        f"\n{n_ok} of {len(chosen)} notebooks finished in {seconds / 60:.1f} min, peak memory "
-        f"{max(outcome.peak_mb for outcome in outcomes) / 1024:.2f} GiB, profile {profile}\n"
-        f"  figures    {n_figures:3d}  {figures}\n  tables     {n_tables:3d}  {results}\n"
-        f"  notebooks  {n_ok:3d}  {results / 'notebooks'}"
+        f"\n{len(done)} of {n_chosen} notebooks finished in {seconds / 60:.1f} min, "
+        f"peak memory {peak:.2f} GiB, profile {profile}\n"
+        f"  figures    {n_figures:3d}  {figures}\n"
+        f"  tables     {n_tables:3d}  {results}\n"
+        f"  notebooks  {len(done):3d}  {results / 'notebooks'}"
     )
-    if updated:
-        print(f"  written back into {paths.notebooks_dir()}")
-    if n_ok < len(chosen):
-        failed = min(outcome.notebook.name for outcome in outcomes if not outcome.ok)
-        print(
-            f"FAILED in {failed}; once mended, go on with "
-            f"./run_all.sh --profile {option(profile)} --from {failed[:2]}"
-        )
-
-
-@contextmanager
-def _exclusive(folder: Path):
-    """One run at a time per results folder; the system frees the lock when the process ends."""
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{folder}: another run_all.sh writes here; wait for it, or set $SPARC_OUTPUT"
-            ) from None
-        yield
 
 
 if __name__ == "__main__":

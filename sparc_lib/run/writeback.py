@@ -1,7 +1,6 @@
 """Committing executed notebooks: outputs only, without what differs from run to run or machine to machine."""
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -10,9 +9,15 @@ import nbformat
 from nbformat import NotebookNode
 
 from .. import paths
+from ..files import aside
 
-_TABLE = re.compile(r"\bT_([0-9a-f]{5})(?![0-9a-f])")  # pandas' Styler: T_bf723, T_bf723_row0_col1
-_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")  # <pandas.io.formats.style.Styler at 0x7fab74125f50>
+TABLE = re.compile(r"\bT_([0-9a-f]{5})(?![0-9a-f])")  # pandas' Styler: T_bf723, T_bf723_row0_col1
+ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")  # <pandas.io.formats.style.Styler at 0x7fab74125f50>
+TIMES = re.compile(r"(<!-- run-times: begin.*?-->\n).*?(<!-- run-times: end -->)", re.DOTALL)
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 class WriteBackError(ValueError):
@@ -24,60 +29,58 @@ def write_back(notebook: Path, executed: Path) -> None:
 
     Raises WriteBackError if the two are not the same notebook.
     """
-    target = merged(
-        nbformat.read(notebook, as_version=4), nbformat.read(executed, as_version=4), notebook.name
-    )
-    aside = notebook.with_name(notebook.name + ".partial")
-    nbformat.write(target, aside)
-    os.replace(aside, notebook)
+    source, ran = (nbformat.read(file, as_version=4) for file in (notebook, executed))
+    merge_outputs(source, ran, notebook.name)
+    with aside(notebook) as partial:
+        nbformat.write(source, partial)
 
 
-def merged(source: NotebookNode, executed: NotebookNode, name: str) -> NotebookNode:
-    """`source` with the outputs of `executed`, counted 1, 2, ... and free of machine paths."""
+def merge_outputs(source: NotebookNode, executed: NotebookNode, name: str) -> None:
+    """Give `source` the outputs of `executed`, counted 1, 2, ... and free of machine paths. Raises
+    WriteBackError."""
     ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     if [cell.source for cell in ran] != [cell.source for cell in source.cells]:
         raise WriteBackError(f"{name}: the notebook was edited while it ran; run it again")
-    count, tables = 0, {}
-    for cell, twin in zip(source.cells, ran):
+    count = 0
+    tables: dict[str, int] = {}
+    for cell, executed_cell in zip(source.cells, ran):
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type != "code":
             continue
         # Progress bars and warnings go to stderr; they tell of the machine and its speed, not of the result.
-        cell.outputs = [_portable(out, tables) for out in twin.outputs if out.get("name") != "stderr"]
+        outputs = [output for output in executed_cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = [_portable(output, tables) for output in outputs]
         cell.execution_count = None
         if cell.source.strip():
             count += 1
             cell.execution_count = count
-        for out in cell.outputs:
-            if out.output_type == "execute_result":
-                out.execution_count = cell.execution_count
-    source.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
-    return source
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = cell.execution_count
+    source.metadata = nbformat.from_dict(METADATA)
 
 
-def _portable(out: NotebookNode, tables: dict[str, int]) -> NotebookNode:
-    """Replace what differs elsewhere in an output's text: this machine's folders by names that mean something, the
-    random ids of styled tables by their numbers in the notebook, which `tables` keeps, and addresses by nothing."""
-    if "text" in out:
-        out.text = _without_paths(out.text)
-    for mime, value in out.get("data", {}).items():
+def _portable(output: NotebookNode, tables: dict[str, int]) -> NotebookNode:
+    """Replace what differs elsewhere in an output's text: this machine's folders by names that mean
+    something, the random ids of styled tables by their numbers in the notebook, which `tables` keeps, and
+    addresses by nothing."""
+
+    def numbered(match: re.Match) -> str:
+        return f"T_{tables.setdefault(match[1], len(tables) + 1)}"
+
+    if "text" in output:
+        output.text = without_paths(output.text)
+    for mime, value in output.get("data", {}).items():
         if mime.startswith("text/") and isinstance(value, str):
-            value = _TABLE.sub(
-                lambda found: f"T_{tables.setdefault(found[1], len(tables) + 1)}", _without_paths(value)
-            )
-            out.data[mime] = _ADDRESS.sub("", value)
-    out.get("metadata", {}).pop("execution", None)
-    return out
+            output.data[mime] = ADDRESS.sub("", TABLE.sub(numbered, without_paths(value)))
+    output.get("metadata", {}).pop("execution", None)
+    return output
 
 
-def _without_paths(text: str) -> str:
-    named = {
+def without_paths(text: str) -> str:
+    """The text with this machine's folders replaced by names that mean something elsewhere."""
+    names = {
         paths.output_root(): "",
         paths.notebooks_dir(): "notebooks",
         paths.data_root(): "$SPARC_DATA",
@@ -85,41 +88,31 @@ def _without_paths(text: str) -> str:
         paths.REPO: "",
         Path.home(): "~",
     }
-    for folder, name in sorted(named.items(), key=lambda item: -len(str(item[0]))):  # inner folders first
+    for folder in sorted(names, key=lambda path: -len(str(path))):  # inner folders first
         if folder == Path(folder.anchor):  # a home of "/" would match every path
             continue
-        whole = rf"(?<![\w.-]){re.escape(str(folder))}(?:(/)|(?![\w.-]))"
-        text = re.sub(whole, lambda found: (f"{name}/" if name else "") if found[1] else name or ".", text)
+        name = names[folder]
+        whole = rf"(?<![\w.-]){re.escape(str(folder))}"
+        text = re.sub(whole + "/", lambda _, name=name: f"{name}/" if name else "", text)
+        text = re.sub(whole + r"(?![\w.-])", lambda _, name=name: name or ".", text)
     return text
 
 
-_TIMES = re.compile(r"(<!-- run-times: begin.*?-->\n).*?(<!-- run-times: end -->)", re.DOTALL)
-
-
-def write_run_times(readme: Path, results: Path) -> None:
-    """Fill the README's table of run times from `results/*_provenance.json`; raises WriteBackError without its markers."""
-    stamps = {
-        file.name[:2]: json.loads(file.read_text())
-        for file in sorted(results.glob("[0-9][0-9]_provenance.json"))
-    }
-    rows = [
-        f"| {number} | {made['wall_seconds']:.0f} | {made['peak_memory_mb']:.0f} |"
-        for number, made in stamps.items()
-    ]
-    total = sum(made["wall_seconds"] for made in stamps.values())
-    table = [
-        "| notebook | seconds | peak memory, MiB |",
-        "|---|---|---|",
-        *rows,
-        f"| together | {total:.0f} | |",
-    ]
+def write_run_times(readme: Path, times: Path) -> None:
+    """Fill the README's table of run times from the files of the folder `times`. Raises WriteBackError
+    without its markers."""
+    table = ["| notebook | seconds | peak memory, MiB |", "|---|---|---|"]
+    total = 0.0
+    for file in sorted(times.glob("[0-9][0-9].json")):
+        taken = json.loads(file.read_text(encoding="utf-8"))
+        table.append(f"| {file.stem} | {taken['wall_seconds']:.0f} | {taken['peak_memory_mb']:.0f} |")
+        total += taken["wall_seconds"]
+    table.append(f"| together | {total:.0f} | |")
     text = readme.read_text(encoding="utf-8")
-    if not _TIMES.search(text):
+    if not TIMES.search(text):
         raise WriteBackError(
             f"{readme}: no '<!-- run-times: begin -->' ... '<!-- run-times: end -->'; restore the markers"
         )
-    aside = readme.with_name(readme.name + ".partial")
-    aside.write_text(
-        _TIMES.sub(lambda found: found[1] + "\n".join(table) + "\n" + found[2], text), encoding="utf-8"
-    )
-    os.replace(aside, readme)
+    filled = TIMES.sub(lambda match: match[1] + "\n".join(table) + "\n" + match[2], text)
+    with aside(readme) as partial:
+        partial.write_text(filled, encoding="utf-8")

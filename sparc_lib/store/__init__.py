@@ -1,4 +1,4 @@
-"""Aligned, memory-mapped features of image-caption pairs: format, reader, writer, and the import of published ones."""
+"""Aligned, memory-mapped features of image-caption pairs, and the import of published ones."""
 
 from .published import import_hdf5
 from .reader import FeatureStore

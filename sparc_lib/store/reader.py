@@ -2,13 +2,13 @@
 
 A store is a directory:
 
-    manifest.json     who made it, from what, with which encoders; sizes and hashes
-    <stream>.npy      float16 [n, d], one row per (image, caption) pair, as the encoder gave it
+    manifest.json     who made it, from what, with which encoders; hashes of all files
+    <stream>.npy      float16 or float32 [n, d], one row per (image, caption) pair, as the encoder gave it
     samples.jsonl     id, image id and caption per pair
     labels.npz        CSR bool [n, n_classes];  classes.json their display names
 
-Rows are divided by their L2 norm when read, in float32. Uncompressed rows in the page cache (or on
-the GPU, `resident`) make fully shuffled batches as cheap as contiguous ones.
+Rows are divided by their L2 norm when read, in float32. Uncompressed rows in the page cache (or on the GPU,
+`resident`) make fully shuffled batches as cheap as contiguous ones.
 """
 
 from __future__ import annotations
@@ -16,100 +16,74 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..files import sha256 as file_sha256
-from .format import (
-    CLASSES,
-    LABELS,
-    MANIFEST,
-    SAMPLES,
-    EncoderStamp,
-    Manifest,
-    Samples,
-    StoreError,
-    StreamInfo,
-    ids_sha256,
-)
+from ..evaluation import Feed
+from ..files import disk_full_explained, sha256
+from . import format as form
+from .format import EncoderStamp, Manifest, Samples, StoreError, StreamInfo
 from .writer import StoreWriter
 
-__all__ = ["FeatureStore", "StoreError", "EncoderStamp", "Manifest", "Samples", "epoch_permutation"]
+BLOCK = 8192  # rows at a time
 
 
-def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of epoch `epoch`: a permutation [n] fixed by (n, seed, epoch), so training can resume in mid-epoch."""
-    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed))
+class FeatureStore(Feed):
+    """Features [n, d_s] of n (image, caption) pairs in every stream s. Use `open` or `create`.
 
-
-class FeatureStore:
-    """Features [n, d_s] of n (image, caption) pairs in every stream s. Use `open` or `create`."""
+    streams: their names in order, dims {stream: d}; ids, image_ids, captions: text, one a pair; labels: CSR
+    bool [n, n_classes] with the names `classes`.
+    """
 
     def __init__(self, directory: Path, manifest: Manifest, samples: Samples):
         self.directory, self.manifest, self.samples = directory, manifest, samples
-        self._arrays = {s.name: np.load(directory / f"{s.name}.npy", mmap_mode="r") for s in manifest.streams}
-        # A copy-on-write map: torch wants writable memory, the file stays untouched.
-        self._source = {
-            s.name: torch.from_numpy(np.load(directory / f"{s.name}.npy", mmap_mode="c"))
-            for s in manifest.streams
-        }
+        self.streams = tuple(stream.name for stream in manifest.streams)
+        self.dims = {stream.name: stream.dim for stream in manifest.streams}
+        self.ids, self.image_ids, self.captions = samples.ids, samples.image_ids, samples.captions
+        self.labels, self.classes = samples.labels, samples.classes
+        self._arrays: dict[str, np.memmap] = {}
+        self._source: dict[str, Tensor] = {}
+        for stream in manifest.streams:
+            array = _array(directory, stream, manifest.n_pairs)
+            self._source[stream.name] = torch.from_numpy(array)
+            array.flags.writeable = False
+            self._arrays[stream.name] = array
 
     @classmethod
     def open(cls, directory: str | Path, expect: Mapping[str, str] | None = None) -> FeatureStore:
-        """Open a finished store after checking manifest, file sizes, shapes and the order of ids.
+        """Open a finished store after checking manifest, samples, labels, shapes and the order of ids.
 
-        `expect`: stream -> revision (or fingerprint) of the encoder the caller is going to use with it.
-        Raises FileNotFoundError for a missing file and StoreError for everything else.
+        What is small is compared with its hash; features are by `verify`. `expect`: stream -> revision (or
+        fingerprint) of the encoder the caller is going to use with it. Raises FileNotFoundError for a missing
+        file and StoreError for everything else.
         """
         directory = Path(directory)
-        manifest = _read_manifest(directory / MANIFEST)
-        for name, size in manifest.file_bytes.items():
-            path = directory / name
-            if not path.exists():
-                raise FileNotFoundError(
-                    f"{path}: missing; the manifest lists it. Delete {directory} and extract again"
-                )
-            if path.stat().st_size != size:
-                raise StoreError(
-                    f"{path}: {path.stat().st_size} bytes, the manifest says {size} (truncated or replaced);"
-                    f" delete {directory} and extract again"
-                )
+        manifest = _read_manifest(directory / form.MANIFEST)
         samples = _read_samples(directory, manifest)
-        order = ids_sha256(samples.ids)
+        order = form.ids_sha256(samples.ids)
         for stream in manifest.streams:
-            path = directory / f"{stream.name}.npy"
-            try:
-                array = np.load(path, mmap_mode="r")
-            except ValueError as error:
-                raise StoreError(
-                    f"{path}: no array ({error}); delete {directory} and extract again"
-                ) from error
-            if array.shape != (manifest.n_pairs, stream.dim) or array.dtype != np.dtype(stream.dtype):
-                raise StoreError(
-                    f"{path}: {array.dtype} {array.shape}, the manifest says {stream.dtype} "
-                    f"({manifest.n_pairs}, {stream.dim}); streams must have one row per pair. Extract again"
-                )
             if stream.ids_sha256 != order:
                 raise StoreError(
-                    f"{path}: was written for another order of ids than {directory / SAMPLES}; "
-                    "streams of different stores cannot be mixed. Extract again"
+                    f"{directory / stream.name}.npy: was written for another order of ids than "
+                    f"{directory / form.SAMPLES}; streams of different stores cannot be mixed. Extract again"
                 )
+        store = cls(directory, manifest, samples)
         for name, wanted in (expect or {}).items():
-            found = _stream(manifest, name, directory).encoder
-            if wanted not in (found.revision, found.fingerprint):
+            made_by = store.stream(name).encoder
+            if wanted not in (made_by.revision, made_by.fingerprint):
                 raise StoreError(
-                    f"{directory / MANIFEST}: stream '{name}' comes from {found.name} revision "
-                    f"'{found.revision}' (fingerprint '{found.fingerprint}'), expected '{wanted}'; load that "
-                    "revision of the encoder or extract again"
+                    f"{directory / form.MANIFEST}: stream '{name}' comes from {made_by.name} revision "
+                    f"'{made_by.revision}' (fingerprint '{made_by.fingerprint}'), expected '{wanted}'; load "
+                    "that revision of the encoder or extract again"
                 )
-        return cls(directory, manifest, samples)
+        return store
 
     @classmethod
     def create(
@@ -125,22 +99,16 @@ class FeatureStore:
         dataset: str = "unnamed",
         split: str = "all",
         encoders: Mapping[str, EncoderStamp] | None = None,
-        stream_ids: Mapping[str, Sequence[str]] | None = None,
         overwrite: bool = False,
     ) -> FeatureStore:
-        """Write a store from arrays `features[stream]` [n, d_s] and open it.
+        """Write a store from arrays or tensors `features[stream]` [n, d_s] and open it.
 
-        `labels`: [n, len(classes)], sparse or dense. `stream_ids`: the ids each array was computed for, if
-        known; they must equal `ids` in length and order. Raises StoreError on any disagreement.
+        float16 stays float16; other features are kept as float32. `labels`: [n, len(classes)], sparse or
+        dense. Raises StoreError on any disagreement, DiskFullError.
         """
         directory = Path(directory)
-        samples = Samples(
-            list(ids),
-            list(ids if image_ids is None else image_ids),
-            [""] * len(ids) if captions is None else list(captions),
-            sp.csr_array((len(ids), len(classes)) if labels is None else labels),
-            list(classes),
-        )
+        features = {name: x if hasattr(x, "dtype") else np.asarray(x) for name, x in features.items()}
+        samples = Samples.of(ids, image_ids, captions, labels, classes)
         samples.check(str(directory))
         for name, array in features.items():
             if np.ndim(array) != 2 or len(array) != len(ids):
@@ -148,137 +116,115 @@ class FeatureStore:
                     f"{directory}: stream '{name}' has shape {tuple(np.shape(array))} for {len(ids)} ids; "
                     "every stream needs one row per pair"
                 )
-            if stream_ids and name in stream_ids and list(stream_ids[name]) != samples.ids:
-                raise StoreError(
-                    f"{directory}: stream '{name}' has its rows in another order than 'ids'; "
-                    "reorder its rows, or import with sparc_lib.store.published.import_hdf5"
-                )
-        writer = StoreWriter.fresh(
-            directory.with_name(directory.name + ".writing"),
-            samples.ids,
-            {name: int(np.shape(array)[1]) for name, array in features.items()},
-        )
-        for name, array in features.items():
-            for start in range(0, len(ids), 8192):
-                block = np.asarray(array[start : start + 8192], dtype=np.float32)
-                writer.write(name, np.arange(start, start + len(block)), block)
-        writer.finish(directory, samples, encoders or {}, dataset=dataset, split=split, overwrite=overwrite)
+        with disk_full_explained(directory):
+            writer = StoreWriter(
+                directory.with_name(directory.name + ".writing"),
+                samples.ids,
+                {name: int(array.shape[1]) for name, array in features.items()},
+                {name: precision_of(array.dtype) for name, array in features.items()},
+            )
+            for name, array in features.items():
+                for start in range(0, len(ids), BLOCK):
+                    block = torch.as_tensor(array[start : start + BLOCK]).detach().float().cpu().numpy()
+                    writer.write(name, np.arange(start, start + len(block)), block)
+            writer.finish(
+                directory, samples, encoders or {}, dataset=dataset, split=split, overwrite=overwrite
+            )
         return cls.open(directory)
 
     def __len__(self) -> int:
         return self.manifest.n_pairs
 
     def __getitem__(self, stream: str) -> np.memmap:
-        """The stored features [n, d], float16, not normalised, read-only."""
-        _stream(self.manifest, stream, self.directory)
-        return self._arrays[stream]
+        """The stored features [n, d], not normalised, read-only."""
+        return self._arrays[self.stream(stream).name]
 
-    @property
-    def streams(self) -> tuple[str, ...]:
-        return tuple(s.name for s in self.manifest.streams)
-
-    @property
-    def dims(self) -> dict[str, int]:
-        return {s.name: s.dim for s in self.manifest.streams}
-
-    @property
-    def ids(self) -> list[str]:
-        return self.samples.ids
-
-    @property
-    def image_ids(self) -> list[str]:
-        return self.samples.image_ids
-
-    @property
-    def captions(self) -> list[str]:
-        return self.samples.captions
-
-    @property
-    def labels(self) -> sp.csr_array:
-        return self.samples.labels
-
-    @property
-    def classes(self) -> list[str]:
-        return self.samples.classes
+    def stream(self, name: str) -> StreamInfo:
+        """What the manifest says of a stream. Raises KeyError."""
+        for stream in self.manifest.streams:
+            if stream.name == name:
+                return stream
+        raise KeyError(f"{self.directory}: no stream '{name}'; this store has {list(self.streams)}")
 
     @property
     def digest(self) -> str:
-        """Short hash of the content (the manifest holds the hash of every array), to key caches with."""
+        """Short hash of the content (the manifest holds the hash of every file), to key caches with."""
         return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()[:16]
 
     def tensors(self, rows=None, device="cpu", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Features of `rows` (default all) per stream, [len(rows), d], divided by their L2 norm."""
         if rows is not None:
             rows = torch.from_numpy(np.arange(len(self))[rows])
-        return {name: self._gather(source, rows, device, dtype) for name, source in self._source.items()}
+        return self.gather(rows, device, dtype)
 
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        shuffle: bool = True,
-        device="cpu",
-        drop_last: bool = False,
-        order: Tensor | None = None,
-        start: int = 0,
-    ) -> Iterator[dict[str, Tensor]]:
-        """Batches {stream: [batch, d]}, float32, divided by their L2 norm; fully shuffled over the store.
+    def gather(
+        self, rows: Tensor | None, device="cpu", dtype: torch.dtype = torch.float32
+    ) -> dict[str, Tensor]:
+        """As `tensors`, for row numbers as a long tensor."""
+        work = torch.float64 if dtype == torch.float64 else torch.float32
+        gathered = {}
+        for name, source in self._source.items():
+            picked = source if rows is None else source.index_select(0, rows.to(source.device))
+            picked = picked.to(device, non_blocking=True).to(work)
+            gathered[name] = (picked / torch.linalg.vector_norm(picked, dim=1, keepdim=True)).to(dtype)
+        return gathered
 
-        `generator`: seeds the shuffle (None: torch's default generator, as in DataLoader). `order`: row numbers
-        to walk instead, for example `epoch_permutation(...)`. `start`: number of batches to leave out, to resume.
-        """
-        if order is None:
-            order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
-        end = len(order) - len(order) % batch_size if drop_last else len(order)
-        for begin in range(start * batch_size, end, batch_size):
-            rows = order[begin : begin + batch_size]
-            yield {
-                name: self._gather(source, rows, device, torch.float32)
-                for name, source in self._source.items()
-            }
-
-    def resident(self, device="cpu", dtype: torch.dtype = torch.float16) -> FeatureStore:
-        """The same store with its streams held in memory on `device`, as float16 or float32; same batches, bit for bit.
+    def resident(self, device="cpu") -> FeatureStore:
+        """The same store with its streams held in memory on `device`; same batches, bit for bit.
 
         Raises MemoryError when they do not fit.
         """
-        if dtype not in (torch.float16, torch.float32):
-            raise ValueError(f"dtype must be torch.float16 or torch.float32, got {dtype}")
-        need, free = len(self) * sum(self.dims.values()) * dtype.itemsize, free_bytes(torch.device(device))
-        if free is not None and need > free:
+        need, free = sum(array.nbytes for array in self._arrays.values()), free_bytes(torch.device(device))
+        if need > free:
             raise MemoryError(
                 f"{self.directory}: {need / 2**30:.1f} GiB of features do not fit into "
-                f"{free / 2**30:.1f} GiB free on {device}; keep the memory-mapped store, or use float16"
+                f"{free / 2**30:.1f} GiB free on {device}; keep the memory-mapped store"
             )
-        twin = copy.copy(self)
-        twin._source = {
-            name: torch.from_numpy(np.array(array)).to(device, dtype) for name, array in self._arrays.items()
+        held = copy.copy(self)
+        held._source = {
+            name: torch.from_numpy(np.array(array)).to(device) for name, array in self._arrays.items()
         }
-        return twin
+        return held
 
     def verify(self) -> None:
-        """Read everything: hashes of all arrays, NaN/inf and zero rows. Raises StoreError."""
+        """Read everything: hashes of all files, NaN/inf and zero rows. Raises StoreError."""
+        _read_samples(self.directory, self.manifest)
         for stream in self.manifest.streams:
             path, array = self.directory / f"{stream.name}.npy", self._arrays[stream.name]
-            for start in range(0, len(self), 8192):
-                block = array[start : start + 8192]
+            for start in range(0, len(self), BLOCK):
+                block = array[start : start + BLOCK]
                 bad = np.flatnonzero(~np.isfinite(block).all(1) | ~block.any(1))
                 if len(bad):
                     raise StoreError(
                         f"{path}: row {start + bad[0]} (id {self.ids[start + bad[0]]!r}) is NaN, infinite or "
                         f"all zero; delete {self.directory} and extract again"
                     )
-            if file_sha256(path) != stream.sha256:
-                raise StoreError(
-                    f"{path}: its sha256 is not the manifest's; delete {self.directory} and extract again"
-                )
+            _demand_hash(path, stream.sha256)
 
-    @staticmethod
-    def _gather(source: Tensor, rows: Tensor | None, device, dtype: torch.dtype) -> Tensor:
-        picked = source if rows is None else source.index_select(0, rows.to(source.device))
-        work = torch.float64 if dtype == torch.float64 else torch.float32
-        picked = picked.to(device, non_blocking=True).to(work)
-        return (picked / torch.linalg.vector_norm(picked, dim=1, keepdim=True)).to(dtype)
+
+def precision_of(dtype) -> form.Precision:
+    """How features of a NumPy or torch type are stored. Raises StoreError for what are no real numbers."""
+    name = str(dtype).removeprefix("torch.")
+    if not name.startswith(("float", "bfloat", "int", "uint")):
+        raise StoreError(f"features of type {name}: give real numbers, as float16 or float32")
+    return "float16" if name == "float16" else "float32"
+
+
+def _array(directory: Path, stream: StreamInfo, n_pairs: int) -> np.memmap:
+    """A stream's features [n, d], mapped copy-on-write: torch wants writable memory, the file stays."""
+    path = directory / f"{stream.name}.npy"
+    try:
+        array = np.load(path, mmap_mode="c")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: missing; delete {directory} and extract again") from error
+    except (ValueError, EOFError) as error:
+        raise StoreError(f"{path}: no whole array ({error}); delete {directory} and extract again") from error
+    if array.shape != (n_pairs, stream.dim) or array.dtype != np.dtype(stream.dtype):
+        raise StoreError(
+            f"{path}: {array.dtype} {array.shape}, the manifest says {stream.dtype} "
+            f"({n_pairs}, {stream.dim}); streams must have one row per pair. Extract again"
+        )
+    return array
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -288,45 +234,49 @@ def _read_manifest(path: Path) -> Manifest:
             "(notebook 01), which resumes unfinished work"
         )
     try:
-        return Manifest.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise StoreError(
             f"{path}: not a valid manifest ({error}); delete {path.parent} and extract again"
         ) from error
 
 
+def _demand_hash(path: Path, expected: str) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: missing; delete {path.parent} and extract again")
+    if sha256(path) != expected:
+        raise StoreError(
+            f"{path}: its sha256 is not the manifest's (cut, altered or swapped); delete {path.parent} and "
+            "extract again"
+        )
+
+
 def _read_samples(directory: Path, manifest: Manifest) -> Samples:
+    """Samples, labels and classes, if they are those of the manifest."""
+    for name in form.SMALL:
+        _demand_hash(directory / name, manifest.sha256.get(name, "none"))
     try:
-        with open(directory / SAMPLES, encoding="utf-8", newline="\n") as file:
+        with open(directory / form.SAMPLES, encoding="ascii", newline="\n") as file:
             lines = [json.loads(line) for line in file]
         columns = [[line[key] for line in lines] for key in ("id", "image_id", "caption")]
-        labels, classes = sp.load_npz(directory / LABELS), json.loads((directory / CLASSES).read_text())
-        samples = Samples(*columns, sp.csr_array(labels), classes)
-    except (ValueError, KeyError, TypeError) as error:
+        labels = sp.csr_array(sp.load_npz(directory / form.LABELS))
+        labels.check_format(full_check=True)
+        samples = Samples(*columns, labels, json.loads((directory / form.CLASSES).read_text()))
+        samples.check(str(directory / form.SAMPLES))
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(
             f"{directory}: samples, labels or classes are unreadable ({error}); extract again"
         ) from error
     if len(samples.ids) != manifest.n_pairs:
         raise StoreError(
-            f"{directory / SAMPLES}: {len(samples.ids)} pairs, the manifest says {manifest.n_pairs}; "
+            f"{directory / form.SAMPLES}: {len(samples.ids)} pairs, the manifest says {manifest.n_pairs}; "
             "extract again"
         )
-    samples.check(str(directory / SAMPLES))
     return samples
 
 
-def _stream(manifest: Manifest, name: str, directory: Path) -> StreamInfo:
-    for stream in manifest.streams:
-        if stream.name == name:
-            return stream
-    raise KeyError(f"{directory}: no stream '{name}'; this store has {[s.name for s in manifest.streams]}")
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Free memory in bytes; None where the system does not say."""
+def free_bytes(device: torch.device) -> int:
+    """Free memory in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    return None
+    return psutil.virtual_memory().available

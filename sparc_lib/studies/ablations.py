@@ -15,8 +15,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ..alignment import jaccard_per_latent, label_counts, mean_jaccard
-from ..evaluation import encode_store, evaluate
-from ..feeds import TensorFeed
+from ..evaluation import TensorFeed, encode_store, evaluate
 from ..model import SPARC
 from ..nulls import activity_bound, shuffled_latents_null
 from ..profiles import Gate, Profile, Setting

@@ -80,7 +80,7 @@ def report_with_controls(profile: Profile, taxonomy: Taxonomy) -> AlignmentRepor
             runs.append(Run("trained", setting, seed, (PERMUTED,) if seed == first else ()))
     runs += [Run("untrained", setting, first, (PERMUTED,)) for setting in by_gate(profile)]
     runs += [Run("random encoders", setting, first, (PERMUTED,)) for setting in profile.settings]
-    tree = [taxonomy.classes, taxonomy.labels, taxonomy.parents]
+    tree = [taxonomy.classes, taxonomy.labels, sorted(taxonomy.graph.edges)]
     jaccard = partial(_jaccard, taxonomy, profile.evaluation)
     return AlignmentReport(
         table("jaccard", profile, runs, jaccard, {"evaluation": profile.evaluation, "taxonomy": tree}),

@@ -13,8 +13,6 @@ from ..attribution import segmentation as masks
 from ..attribution.methods import CAPTION, RAW, Guide, Method
 from ..attribution.segmentation import AnnotatedImages
 from ..data.catalogue import inputs as pairs_of
-from ..data.instances import knows_masks
-from ..miniworld.scenes import MiniWorldDataset
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
 from .runs import RANDOM, best_device, dataset, encoders, features
@@ -42,10 +40,9 @@ def annotated(profile: Profile, split: str, n_images: int) -> AnnotatedImages:
     Images has regions without masks, and at most `WITHOUT_MASKS` images, as their heatmaps can be looked at
     but not scored."""
     data = dataset(profile, split)
-    if isinstance(data, MiniWorldDataset):
-        return masks.miniworld_regions(data, n_images)
-    most = n_images if knows_masks(data) else min(n_images, WITHOUT_MASKS)
-    return masks.photo_regions(data, most, set(features(profile, split).image_ids))
+    most = n_images if data.knows_masks else min(n_images, WITHOUT_MASKS)
+    readable = set(features(profile, split).image_ids)
+    return masks.annotated_images(data, most, readable, data.least_pixels)
 
 
 def heatmap_report(profile: Profile) -> HeatmapReport:
@@ -86,8 +83,9 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
             control_guides.append(Guide(model, run.setting.name, run.seed, {}))
         as_initialised, on_noise = control_guides
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
-        draw, kind = np.random.default_rng(first), profile.data.kind
-        maps = methods.benchmark_maps(data, kind, pair, guides, as_initialised, draw, noise_pair, on_noise)
+        kind = profile.data.kind
+        benchmark = methods.Benchmark(data, kind, pair, guides, as_initialised, noise_pair, on_noise)
+        maps = methods.benchmark_maps(benchmark, np.random.default_rng(profile.seeds[0]), progress=True)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
             reference = Method("reference", methods.SUPERVISED, stream)

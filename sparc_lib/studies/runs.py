@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -20,9 +22,7 @@ from .. import paths
 from ..data import catalogue as data_sets
 from ..data.pairs import PairedDataset
 from ..features.encoders import ClipEncoder, DinoEncoder, demand_input_sizes
-from ..features.extraction import extract
-from ..features.shards import extract_shard, merge, place
-from ..files import locked as lock
+from ..features.extraction import Extraction, encode_blocks, extract, keep_blocks
 from ..model import SPARC
 from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
@@ -61,9 +61,13 @@ def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
 
 
 def loaders(profile: Profile) -> int:
-    """Processes that read and resize photographs while the encoders work; drawing a scene is too fast to hand
-    over."""
-    return 0 if profile.data.kind == "miniworld" else min(16, (os.cpu_count() or 2) - 1)
+    """Processes that read and resize images while the encoders work; none for scenes on a CPU, where every core
+    encodes and drawing is fast. Processes that torchrun started share the cores of their machine.
+    """
+    if profile.data.kind == "miniworld" and not torch.cuda.is_available():
+        return 0
+    share = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, share - 1)
 
 
 def control(profile: Profile) -> Profile:
@@ -87,20 +91,15 @@ def is_control(store: FeatureStore) -> bool:
 
 
 def encoders(
-    profile: Profile, random_weights: int | None = None, device: str = "cpu", offline: bool = False
+    profile: Profile, random_weights: int | None = None, device: str = "cpu"
 ) -> tuple[DinoEncoder, ClipEncoder]:
-    """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never
-    trained."""
-    dino, clip = profile.encoders.dino, profile.encoders.clip
-    common = dict(
-        offline=offline, random_weights=random_weights, device=device, precision=profile.encoders.precision
-    )
-    found = (
-        DinoEncoder(dino.location, revision=dino.revision, **common),
-        ClipEncoder(clip.location, clip.pretrained, revision=clip.revision, **common),
-    )
-    demand_input_sizes(*found, (dino.resize, dino.image_size), clip.image_size)
-    return found
+    """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never trained."""
+    spec = profile.encoders
+    common = dict(random_weights=random_weights, device=device, precision=spec.precision)
+    dino = DinoEncoder(spec.dino.location, revision=spec.dino.revision, **common)
+    clip = ClipEncoder(spec.clip.location, spec.clip.pretrained, revision=spec.clip.revision, **common)
+    demand_input_sizes(dino, clip, (spec.dino.resize, spec.dino.image_size), spec.clip.image_size)
+    return dino, clip
 
 
 def features(
@@ -110,37 +109,40 @@ def features(
     progress: bool = True,
     single_captions: bool = False,
 ) -> FeatureStore:
-    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for
-    `dataset`."""
-    profile = profile if random_weights is None else control(profile)
+    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`.
+
+    Images that could not be read then and can be now are taken up: their blocks are computed anew.
+    """
+    if random_weights is not None:
+        profile = control(profile)
     dino, clip = encoders(profile, random_weights, best_device())
+    inputs = _feature_inputs(profile, split, dino, clip, single_captions)
+
+    def task() -> Extraction:
+        data, workers = dataset(profile, split, single_captions), loaders(profile)
+        return Extraction(data, dino, clip, profile.encoders.batch_size, workers, progress)
 
     def build(partial: Path) -> None:
-        data, store = dataset(profile, split, single_captions), partial / "store"
-        shards, world = place(shards_root(), data, dino, clip), processes(profile, data)
-        if shards.exists() and not store.exists():  # several processes have been at work (distributed.py)
-            merge(data, dino, clip, shards, store)
-        elif world > 1 and not store.exists():
-            parts = partial / f"parts-of-{world}"
-            tasks = [(profile, split, random_weights, parts, rank, world, progress) for rank in range(world)]
-            each(_extract_part, tasks, f"features of {split}", world, progress=False)
-            merge(data, dino, clip, parts, store)
-            shutil.rmtree(parts)
-        extract(
-            data, dino, clip, store, profile.encoders.batch_size, workers=loaders(profile), progress=progress
-        )
-        shutil.rmtree(shards, ignore_errors=True)
+        world = processes(profile, dataset(profile, split, single_captions))
+        if world > 1:
+            shares = [(profile, split, random_weights, Share(rank, world), progress) for rank in range(world)]
+            each(encode_share, shares, f"features of {split}", world, progress=False)
+        extract(task(), partial / "store", _blocks_folder(split, inputs))
 
-    folder = stage(f"features-{split}", _feature_inputs(profile, split, dino, clip, single_captions), build)
-    return FeatureStore.open(
-        folder / "store", expect={"dino": dino.fingerprint, "clip_img": clip.fingerprint}
-    )
+    expected = {"dino": dino.fingerprint, "clip_img": clip.fingerprint}
+    folder = stage(f"features-{split}", inputs, build)
+    store = FeatureStore.open(folder / "store", expected)
+    if store.manifest.skipped and keep_blocks(task(), store, _blocks_folder(split, inputs)):
+        shutil.rmtree(folder)
+        folder = stage(f"features-{split}", inputs, build)
+        store = FeatureStore.open(folder / "store", expected)
+    return store
 
 
 def processes(profile: Profile, data: PairedDataset) -> int:
-    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU
-    gain little from several threads; one alone for photographs, which have loading processes of their own,
-    and on a GPU."""
+    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU gain
+    little from several threads; one alone for photographs, which have loading processes of their own, and on a GPU.
+    """
     alone = (
         profile.data.kind != "miniworld"
         or torch.cuda.is_available()
@@ -149,38 +151,33 @@ def processes(profile: Profile, data: PairedDataset) -> int:
     return 1 if alone else min(cpu_count(), 8)
 
 
-def _extract_part(
-    profile: Profile,
-    split: str,
-    random_weights: int | None,
-    folder: Path,
-    rank: int,
-    world: int,
-    progress: bool,
+class Share(NamedTuple):
+    """Every `world`-th block from number `rank` on."""
+
+    rank: int
+    world: int
+
+
+def encode_share(
+    profile: Profile, split: str, random_weights: int | None, share: Share, progress: bool = True
 ) -> None:
-    dino, clip = encoders(profile, random_weights)
-    folder.mkdir(exist_ok=True)
-    with lock(folder / f"{rank:04d}"):  # one that outlived its killed parent may still be at work
-        extract_shard(
-            dataset(profile, split),
-            dino,
-            clip,
-            folder,
-            rank,
-            world,
-            batch_size=profile.encoders.batch_size,
-            progress=progress and rank == 0,
-        )
+    """One process's part of `features`: blocks of the profile's split, left where `features` looks for them."""
+    if random_weights is not None:
+        profile = control(profile)
+    dino, clip = encoders(profile, random_weights, best_device())
+    inputs = _feature_inputs(profile, split, dino, clip)
+    if is_finished(f"features-{split}", inputs):
+        return
+    shown = progress and share.rank == 0
+    batch_size, workers = profile.encoders.batch_size, loaders(profile)
+    task = Extraction(dataset(profile, split), dino, clip, batch_size, workers, shown)
+    encode_blocks(task, _blocks_folder(split, inputs), share.rank, share.world)
 
 
-def has_features(profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder) -> bool:
-    """Whether the features of a split under these encoders are there already."""
-    return is_finished(f"features-{split}", _feature_inputs(profile, split, dino, clip))
-
-
-def shards_root() -> Path:
-    """Where processes that extract together leave their shards until they are merged."""
-    return paths.data_root() / "shards"
+def _blocks_folder(split: str, inputs: dict) -> Path:
+    """Where all processes that extract together leave their blocks until the store is whole."""
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return paths.data_root() / "blocks" / f"{split}-{digest}"
 
 
 def _feature_inputs(
@@ -189,6 +186,7 @@ def _feature_inputs(
     return data_sets.inputs(profile, split, single_captions) | {
         "dino": dino.fingerprint,
         "clip": clip.fingerprint,
+        "batch_size": profile.encoders.batch_size,
         "code": code_of("features"),
     }
 

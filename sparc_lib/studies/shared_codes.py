@@ -21,14 +21,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..dead import auxk_indices, record_activity, redraw_dead
-from ..feeds import Data, as_feed, present
-from ..losses import nmse
+from ..evaluation import Data, as_feed, present
+from ..losses import auxk_indices, nmse
 from ..model import SPARC, Code, Gated
 from ..profiles import Gate, Profile, Setting
 from ..sparse_ops import Pattern, gather_codes, normalise_rows_
 from ..store.reader import FeatureStore
-from ..training import TrainConfig, make_optimizer
+from ..training import TrainConfig, make_optimizer, record_activity, redraw_dead
 from .representations import train_means
 from .runs import best_device, run_inputs, train_config, untrained
 from .sources import code_of

@@ -1,4 +1,5 @@
-"""Traced passes leave the encoders' output alone, and their gradients are those of attention written out by hand."""
+"""Traced passes leave the encoders' output alone, and their gradients are those of attention written out by
+hand."""
 
 import numpy as np
 import open_clip
@@ -175,6 +176,33 @@ def test_explicit_attention_is_multihead_attention():
         torch.testing.assert_close(probabilities, weights)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_tracing_is_float32_whatever_the_precision_of_extraction(pair, precision):
+    """Relevance is a product of small numbers: in half precision much of it rounds to 0, and NumPy has no
+    bfloat16."""
+    dino, clip = pair
+    half_dino = DinoEncoder(WEIGHTS / "dino", precision=precision)
+    half_clip = ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", precision=precision)
+    pixels = torch.stack([dino.preprocess_square(picture(96, 96, s)) for s in range(2)])
+    for full, half in ((dino, half_dino), (clip, half_clip)):
+        assert not torch.equal(half.image_features(pixels), full.image_features(pixels))  # it does extract so
+        check_equal(trace_image(half, pixels), trace_image(full, pixels))
+    check_equal(trace_text(half_clip, TEXTS), trace_text(clip, TEXTS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # of a caller
+        check_equal(trace_image(half_dino, pixels), trace_image(dino, pixels))
+        check_equal(trace_text(half_clip, TEXTS), trace_text(clip, TEXTS))
+
+
+def check_equal(ours: Trace, wanted: Trace):
+    (ours_gradient,) = torch.autograd.grad(ours.features.square().sum(), ours.attention)
+    (gradient,) = torch.autograd.grad(wanted.features.square().sum(), wanted.attention)
+    assert torch.equal(ours_gradient, gradient)
+    for name in ("features", "norm", "tokens"):
+        ours_values, values = getattr(ours, name), getattr(wanted, name)
+        assert ours_values.dtype == torch.float32 and torch.equal(ours_values, values)
+    assert torch.equal(ours.attention[0], wanted.attention[0])
+
+
 def test_faults_are_named(pair):
     pixels = torch.stack([pair[0].preprocess_square(picture(96, 96))])
     with pytest.raises(IndexError, match="4 blocks"):
@@ -182,7 +210,7 @@ def test_faults_are_named(pair):
     with pytest.raises(IndexError, match="2 blocks"):
         trace_text(pair[1], TEXTS, -3)
     before = pair[0].model.config._attn_implementation
-    with pytest.raises(Exception):
+    with pytest.raises(ValueError, match="channel"):
         trace_image(pair[0], pixels[:, :1])  # one channel: the pass fails, the model is as before
     assert pair[0].model.config._attn_implementation == before
     assert np.isfinite(pair[0].image_features(pixels).numpy(force=True)).all()

@@ -1,4 +1,4 @@
-"""Scores of heatmaps against scikit-learn, against counting by hand, and on masks that give the answer away."""
+"""Scores of heatmaps against scikit-learn, counting by hand, and masks that give the answer away."""
 
 import numpy as np
 import pytest
@@ -9,27 +9,26 @@ from sparc_lib.attribution.segmentation import (
     AnnotatedImages,
     Region,
     _encode,
+    annotated_images,
     contrast,
     mask_map,
-    miniworld_regions,
     otsu_masks,
     overlap,
-    photo_regions,
     pixel_ap,
     pointing,
     region_scores,
 )
 from sparc_lib.data import coco, open_images
-from sparc_lib.data.instances import instance_masks
+from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.data.pairs import InstanceMask
 from sparc_lib.miniworld.names import display_names
-from sparc_lib.miniworld.scenes import MiniWorldDataset
 
 GRID = (12, 12)
 
 
 @pytest.fixture(scope="module")
 def world():
-    return miniworld_regions(MiniWorldDataset("test", 40), 30)
+    return annotated_images(DrawnDataset("test", 40), 30, min_pixels=40)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +44,10 @@ def blow_up(maps, side=96):
 
 
 def test_regions_are_the_scenes_objects(world):
-    data = MiniWorldDataset("test", 40)
+    data = DrawnDataset("test", 40)
     assert world.ids == [f"test/{i:06d}" for i in range(30)] and len(world.regions) >= 30
     for region in world.regions[:10]:
-        scene = data.scenes[region.image]
+        scene = data.facts(data.image_ids.index(world.ids[region.image])).scene
         present = {display_names()[f"/w/{thing.name}"] for thing in scene.objects}
         assert data.classes[region.concept] in present and 40 <= region.mask().sum() < 96 * 96
         assert np.array_equal(np.asarray(world.image(region.image)), scene.image())
@@ -108,7 +107,7 @@ def test_true_masks_score_best_and_constant_maps_give_the_whole_image(world):
 
 
 def test_mask_map_by_hand():
-    """One class, three images: hits and misses in order of score give a precision envelope that one can draw."""
+    """One class, three images: hits and misses in order of score give a precision envelope to draw."""
     size = np.zeros((10, 10), bool)
     box = lambda a, b: np.logical_or(size, (np.arange(10)[:, None] >= a) & (np.arange(10)[:, None] < b))  # noqa: E731
     regions = [Region(i, 0, (_encode(box(0, 5)),)) for i in range(3)]
@@ -130,20 +129,61 @@ def photographs(tmp_path):
     return coco.load(tmp_path / "coco", "test"), open_images.load(tmp_path / "oi", "test")
 
 
+class Masked:
+    """Two images with the masks that a test gives them: {image: [(class, pixels of a 4 x 4 mask), ...]}."""
+
+    image_ids, classes, knows_masks = ["a", "b"], ["dog", "cat"], True
+
+    def __init__(self, instances):
+        self.instances = instances
+
+    def masks(self, row):
+        found = []
+        for column, pixels in self.instances[self.image_ids[row]]:
+            mask = np.arange(16).reshape(4, 4) < pixels
+            found.append(InstanceMask(column, mask, False))
+        return found
+
+
+def test_masks_without_pixels_leave_no_region_and_spoil_no_mean():
+    """COCO has annotations that are smaller than a pixel."""
+    data = annotated_images(Masked({"a": [(0, 0), (0, 3), (1, 0)], "b": [(1, 5)]}), 2)
+    assert [(region.image, region.concept) for region in data.regions] == [(0, 0), (1, 1)]
+    assert [len(region.instances) for region in data.regions] == [1, 1] and not data.lacks
+    cover = {(2, 2): data.cover((2, 2))}
+    truth = [region.mask() for region in data.regions]
+    maps = np.random.default_rng(0).random((2, 2, 2)).astype(np.float32)
+    scores, mean_ap = region_scores(maps, data, truth, cover)
+    assert all(np.isfinite(values).all() for values in scores.values()) and np.isfinite(mean_ap)
+    larger = annotated_images(Masked({"a": [(0, 2), (0, 3)], "b": [(1, 5)]}), 2, min_pixels=3)
+    assert [int(region.mask().sum()) for region in larger.regions] == [3, 5]
+
+
+def test_a_mask_that_covers_nothing_is_refused_not_averaged():
+    maps, cover = np.ones((2, 2, 2), np.float32), np.ones((2, 2, 2), np.float32)
+    cover[1] = 0
+    with pytest.raises(ValueError, match="region 1"):
+        pixel_ap(maps, cover)
+    with pytest.raises(ValueError, match="region 1"):
+        contrast(maps, cover, [(0, 1)])
+    unknown = np.full_like(cover, np.nan)  # a data set without masks: no score, and no error
+    assert np.isnan(pixel_ap(maps, unknown)).all() and np.isnan(contrast(maps, unknown, [(0, 1)])).all()
+
+
 def test_coco_fills_the_same_interface(photographs):
     data, _ = photographs
-    found = photo_regions(data, 6, set(data.image_ids[1:]))  # the first one cannot be read
+    found = annotated_images(data, 6, set(data.image_ids[1:]))  # the first one cannot be read
     assert found.ids == data.image_ids[1:7] and found.classes == data.classes and not found.lacks
     for region in found.regions:
-        row, masks = region.image + 1, instance_masks(data, region.image + 1)
+        row, masks = region.image + 1, data.masks(region.image + 1)
         own = [one.mask for one in masks if one.column == region.concept and not one.crowd]
         assert len(own) == len(region.instances) and np.array_equal(region.mask(), np.logical_or.reduce(own))
         assert found.image(region.image).mode == "RGB" and region.size == data.image(row).size[::-1]
     last = data.image_ids[-1]  # its crowd is no object to point at
-    assert any(one.crowd for one in instance_masks(data, len(data) - 1))
-    assert {r.concept for r in photo_regions(data, 99).regions if r.image == len(data) - 1} == {
-        one.column for one in instance_masks(data, len(data) - 1) if not one.crowd
-    } and last == photo_regions(data, 99).ids[-1]
+    assert any(one.crowd for one in data.masks(len(data) - 1))
+    assert {r.concept for r in annotated_images(data, 99).regions if r.image == len(data) - 1} == {
+        one.column for one in data.masks(len(data) - 1) if not one.crowd
+    } and last == annotated_images(data, 99).ids[-1]
     cover = found.cover((2, 4))
     masks, scores = otsu_masks(cover, found)
     assert [m.shape for m in masks] == [r.size for r in found.regions]
@@ -162,7 +202,7 @@ def test_several_instances_of_a_class_are_one_region():
 
 def test_without_masks_there_are_regions_that_nothing_can_be_held_against(photographs):
     _, data = photographs
-    found = photo_regions(data, 5)
+    found = annotated_images(data, 5)
     assert [(r.image, data.classes[r.concept]) for r in found.regions[:2]] == [(0, "Dog"), (0, "Person")]
     assert len(found.ids) == len(set(found.ids)) == 5 and "not where" in found.lacks
     assert (

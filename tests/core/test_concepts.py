@@ -9,7 +9,15 @@ import pytest
 import scipy.sparse as sp
 
 from sparc_lib import FeatureStore
-from sparc_lib.concepts import NO_NAME, class_latents, concept_names, exhibit_concept, search, telling_words
+from sparc_lib.concepts import (
+    NO_NAME,
+    CaptionWords,
+    class_latents,
+    concept_names,
+    exhibit_concept,
+    search,
+    telling_words,
+)
 
 CLASSES = ["Cat", "Dog", "Tree"]
 
@@ -80,7 +88,7 @@ def test_search_finds_what_was_planted(world, tmp_path):
     assert found[0].top["dino"][0] == strongest.argmax() and len(found[0].top["dino"]) == 5
     with pytest.raises(KeyError, match="did you mean cat"):
         search(names, "cats", codes, store)
-    assert telling_words(codes["clip_txt"][:, [3]], captions) == []
+    assert telling_words(codes["clip_txt"][:, [3]], CaptionWords.of(captions)) == []
 
 
 def test_exhibit_is_the_purest_class_that_occurs(world):
@@ -111,15 +119,16 @@ def test_stop_words_tell_nothing():
     """Said only where the latent fires: "cat", and "with", which means nothing; said nearly everywhere: "picture"."""
     captions = ["a picture with a cat"] * 20 + ["a picture of a dog"] * 20 + ["a dog"] * 10
     column = sp.csr_matrix((np.arange(50) < 20)[:, None].astype(float))
-    assert telling_words(column, captions) == ["cat"]
+    assert telling_words(column, CaptionWords.of(captions)) == ["cat"]
+    assert telling_words(column, CaptionWords.of([""] * 50)) == []
 
 
 def test_words_that_tie_come_in_the_same_order_in_every_process():
     """Sets of words are walked in an order that differs between processes; the result must not."""
     code = (
-        "import scipy.sparse as sp; from sparc_lib.concepts import telling_words;"
+        "import scipy.sparse as sp; from sparc_lib.concepts import CaptionWords, telling_words;"
         "captions = ['ox ant elk bee'] * 20 + ['river stone'] * 60;"
-        "print(telling_words(sp.csc_matrix([[1.]] * 20 + [[0.]] * 60), captions))"
+        "print(telling_words(sp.csc_matrix([[1.]] * 20 + [[0.]] * 60), CaptionWords.of(captions)))"
     )
     said = {
         subprocess.run(

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from sparc_lib import SPARC, sparc_loss, train_step
-from sparc_lib.dead import record_activity
-from sparc_lib.training import make_optimizer
+from sparc_lib.training import make_optimizer, record_activity
 
 STREAMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 CASES = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparc_lib import SPARC, sparc_loss
-from sparc_lib.dead import record_activity, redraw_dead
 from sparc_lib.losses import fvu, nmse
+from sparc_lib.training import record_activity, redraw_dead
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 L, K, K_AUX = 40, 5, 4

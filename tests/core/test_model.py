@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparc_lib import SPARC
-from sparc_lib.model import Codes
+from sparc_lib.model import Code
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 
@@ -67,7 +67,7 @@ def test_codes_are_the_method(gate, coding, together, names):
             model.pre_bias[s].uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(3))
     codes = model.encode(x, coding)
     expected = dense_codes(model, x, [names] if together else [(s,) for s in names])
-    assert isinstance(codes, Codes) and tuple(codes) == names
+    assert all(isinstance(code, Code) for code in codes.values()) and tuple(codes) == names
     for s in names:
         assert (
             codes[s].indices.shape == codes[s].values.shape == (7, 5) and codes[s].indices.dtype == torch.long
@@ -130,7 +130,12 @@ def test_encoding_leaves_counters_alone_and_state_travels():
         ({"gate": "both"}, "'global' or 'local'"),
         ({"k_aux": -1}, "negative"),
         ({"dims": {}}, "at least one stream"),
-        ({"dims": {"a.b": 3}}, "without dots"),
+        ({"dims": {"a.b": 3}}, "stream name 'a.b'"),
+        ({"dims": {"../up": 3}}, "stream name"),
+        ({"dims": {"items": 3}}, "means something to torch.nn"),
+        ({"dims": {"keys": 3}}, "means something to torch.nn"),
+        ({"dims": {"train": 3, "training": 3}}, "means something to torch.nn"),
+        ({"dims": {"dino": 0}}, "sizes of at least 1"),
     ],
 )
 def test_impossible_sizes(options, words):
@@ -216,6 +221,11 @@ def test_published_checkpoint(gate, tmp_path):
 
 def test_published_checkpoint_errors():
     state, config = published(build())
+    for key in ("encoders.dino.weight", "pre_biases.clip_txt"):
+        bad = state[key].clone()
+        bad.view(-1)[3] = torch.nan
+        with pytest.raises(ValueError, match=f"'{key}' holds NaN"):
+            SPARC.from_published(state | {key: bad}, config)
     with pytest.raises(ValueError, match="no 'latent_biases.dino'"):
         SPARC.from_published({k: v for k, v in state.items() if k != "latent_biases.dino"}, config)
     with pytest.raises(ValueError, match="run_config.json: no 'n_latents'"):
@@ -224,3 +234,15 @@ def test_published_checkpoint_errors():
         SPARC.from_published({"weight": torch.ones(1)}, config)
     with pytest.raises(ValueError, match=r"'decoders.dino.weight' has shape \[40, 12\]"):
         SPARC.from_published(state | {"decoders.dino.weight": torch.ones(40, 12)}, config)
+
+
+def test_a_run_config_without_its_gate_is_asked_not_guessed():
+    model = build(gate="local", k_aux=9, dead_after=70)
+    state, config = published(model)
+    del config["args"]["topk_type"]
+    with pytest.raises(ValueError, match="run_config.json: no 'topk_type'; pass gate="):
+        SPARC.from_published(state, config)
+    assert SPARC.from_published(state, config, gate="local").config == model.config
+    config["args"]["topk_type"] = "global"
+    with pytest.raises(ValueError, match="'topk_type' is 'global'; do not pass gate='local'"):
+        SPARC.from_published(state, config, gate="local")

@@ -81,6 +81,19 @@ def test_positives_as_lists_and_as_csr_agree_for_any_numbers_of_rows():
     assert found[0].n_reference == 40
 
 
+def test_a_boolean_matrix_marks_positives_and_fractions_are_refused():
+    """A dense boolean [n, m] is a matrix and not the row numbers 0 and 1; .7 is no row number."""
+    query, reference = features()
+    relevant = np.eye(60, k=3, dtype=bool) | np.eye(60, k=-57, dtype=bool)
+    expected = retrieval_metrics(query, reference, positives=sp.csr_array(relevant)).ranks
+    for same in (relevant, torch.from_numpy(relevant), relevant.tolist(), np.argmax(relevant, axis=1)):
+        np.testing.assert_array_equal(retrieval_metrics(query, reference, positives=same).ranks, expected)
+    rows = np.argmax(relevant, axis=1)
+    for wrong in (rows + 0.7, rows.astype(float).tolist(), relevant[:, :50], [[str(row)] for row in rows]):
+        with pytest.raises(ValueError, match="positives: entry 0 holds .*row numbers as integers"):
+            retrieval_metrics(query, reference, positives=wrong)
+
+
 def test_sparse_codes_equal_dense_codes():
     query, reference = sparse_codes()
     found = retrieval_metrics(query, reference)
@@ -209,5 +222,5 @@ def test_nearest_are_those_of_highest_cosine(kind):
     query, reference = features()
     found = nearest(kind(query[:4]), kind(reference), 7)
     np.testing.assert_array_equal(found, np.argsort(-cosine(query[:4], reference), axis=1)[:, :7])
-    with pytest.raises(ValueError, match="must be alike"):
+    with pytest.raises(ValueError, match=r"expected \[n, d\] and \[m, d\]"):
         nearest(kind(query), kind(reference[:, :3]))

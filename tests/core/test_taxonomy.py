@@ -36,8 +36,8 @@ def test_deepest_occurrence_wins():
     taxonomy = Taxonomy.from_open_images(TREE, ["cat", "teddy", "toy"])
     assert taxonomy.max_depth == 3
     assert taxonomy.path("teddy") == ("root", "animal", "bearlike", "teddy")
-    assert taxonomy.parents["teddy"] == "bearlike"
-    assert set(taxonomy.parents) == {"toy", "teddy", "animal", "cat", "bearlike", "bear"}
+    assert list(taxonomy.graph.predecessors("teddy")) == ["bearlike"]
+    assert set(taxonomy.graph) == {"root", "toy", "teddy", "animal", "cat", "bearlike", "bear"}
 
 
 def test_lift():
@@ -113,8 +113,12 @@ def test_bad_classes(classes, keywords, message):
 
 
 def test_bad_trees_and_depths():
-    with pytest.raises(ValueError, match="below root has no 'LabelName'"):
-        Taxonomy.from_open_images({"LabelName": "root", "Subcategory": [{}]}, ["root"])
+    for children in ([{}], [None], ["cat"], [{"LabelName": 5}], [[]]):
+        with pytest.raises(ValueError, match="below root has no 'LabelName'"):
+            Taxonomy.from_open_images({"LabelName": "root", "Subcategory": children}, ["root"])
+    for children in ("cat", {"LabelName": "cat"}, 3):
+        with pytest.raises(ValueError, match="below the top has .*no list of nodes as 'Subcategory'"):
+            Taxonomy.from_open_images({"LabelName": "root", "Subcategory": children}, ["root"])
     with pytest.raises(ValueError, match="its own ancestor"):
         Taxonomy.from_open_images({"LabelName": "a", "Subcategory": [{"LabelName": "a"}]}, ["a"])
     taxonomy = Taxonomy.from_open_images(TREE, ["cat"])
@@ -122,6 +126,15 @@ def test_bad_trees_and_depths():
         taxonomy.lift(-1)
     with pytest.raises(KeyError, match="dragon"):
         taxonomy.path("dragon")
+
+
+def test_null_is_no_subcategory_and_depth_is_no_matter():
+    assert Taxonomy.from_open_images({"LabelName": "a", "Subcategory": None}, ["a"]).max_depth == 0
+    tree = {"LabelName": "3000"}
+    for depth in reversed(range(3000)):
+        tree = {"LabelName": str(depth), "Subcategory": [tree]}
+    taxonomy = Taxonomy.from_open_images(tree, ["3000", "7"])
+    assert taxonomy.max_depth == 3000 and taxonomy.ancestors(5) == ("5", "5")
 
 
 def test_class_descriptions_name_the_bad_line(tmp_path):

@@ -1,14 +1,17 @@
 """The training loop: step, schedule, history, checkpoints, exact resumption, evaluation, codes of a store."""
 
+import math
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from sparc_lib import SPARC, sparc_loss, train_step, training
-from sparc_lib.feeds import TensorFeed
+from sparc_lib import SPARC, files, sparc_loss, train_step, training
+from sparc_lib.evaluation import TensorFeed, encode_store, evaluate
 from sparc_lib.losses import fvu, nmse
 from sparc_lib.profiles import load_profile
-from sparc_lib.training import TrainConfig, encode_store, evaluate, make_optimizer, train
+from sparc_lib.training import TrainConfig, make_optimizer, train
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 CONFIG = TrainConfig(epochs=3, batch_size=32, lr=3e-3, schedule="cosine", redraw_every=4, log_every=1, seed=7)
@@ -202,7 +205,8 @@ def test_a_failed_save_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr(training.torch, "save", full)
-    with pytest.raises(OSError, match=r"run.pt: the checkpoint of step 10 .*No space left.*free disk space"):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(files.DiskFullError, match="run.pt: the disk is full.*SPARC_DATA.*run again"):
         train(build(), data, CONFIG, path, progress=False)
     assert path.read_bytes() == earlier and list(tmp_path.glob("*.partial")) == []
 
@@ -225,8 +229,10 @@ def test_foreign_checkpoints_are_refused(tmp_path):
 
 
 def test_bad_requests():
-    for field, value in [("epochs", 0), ("batch_size", 0), ("redraw_every", 0), ("schedule", "linear")]:
-        with pytest.raises(ValueError, match=f"TrainConfig.{field}: got {value!r}"):
+    bad = [("epochs", 0), ("epochs", None), ("batch_size", 0), ("batch_size", True), ("redraw_every", 0)]
+    bad += [("schedule", "linear"), ("lr", math.inf), ("lr", 0.0), ("aux_weight", math.nan), ("seed", -1)]
+    for field, value in bad:
+        with pytest.raises(ValueError, match=rf"for TrainConfig\n{field}\n.*input_value={value!r}"):
             TrainConfig(**{field: value})
     data = sample()
     with pytest.raises(ValueError, match="different length"):

@@ -1,4 +1,6 @@
-"""From a folder of photographs to features, models and taxonomies through the same calls as the miniature world."""
+"""From a folder of photographs to features, models and taxonomies as in the miniature world."""
+
+# ruff: noqa: F811 (fixtures are imported, and are arguments of tests)
 
 import dataclasses
 import shutil
@@ -91,6 +93,18 @@ def test_limits_of_a_profile(shrunk):
     assert data_sets.inputs(part, "test") != data_sets.inputs(profile, "test")
 
 
+def test_max_samples_holds_for_the_miniature_world_too():
+    profile = load_profile("smoke")
+    part = dataclasses.replace(profile, data=dataclasses.replace(profile.data, max_samples=30))
+    whole, few = data_sets.load(profile, "test"), data_sets.load(part, "test")
+    assert len(few) == 30 and set(few.ids) < set(whole.ids)
+    for row, name in enumerate(few.ids):
+        same = whole.ids.index(name)
+        assert few.captions[row] == whole.captions[same] and few.facts(row) == whole.facts(same)
+        np.testing.assert_array_equal(few.labels[[row]].indices, whole.labels[[same]].indices)
+    assert data_sets.inputs(part, "test") != data_sets.inputs(profile, "test")
+
+
 def test_the_miniature_world_has_nothing_to_fetch():
     with pytest.raises(ValueError, match="profile mini: its scenes are drawn"):
         data_sets.folder(load_profile("mini"))
@@ -170,7 +184,7 @@ def test_fetching_says_what_is_there_and_lists_what_is_not(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_notebook_finds_the_data_root(tmp_path, monkeypatch):
-    """`./run_all.sh --profile openimages --data-root DIR --offline` on an excerpt, with the shipped profile."""
+    """`./run_all.sh --profile openimages --data-root DIR --offline` on an excerpt, with our own profile."""
     standins.describe(tmp_path / "sets/open_images", standins.open_images(tmp_path / "sets/open_images"))
     (tmp_path / "notebooks").mkdir()
     book = nbformat.v4.new_notebook(

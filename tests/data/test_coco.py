@@ -1,4 +1,4 @@
-"""COCO from small files of the same format; masks against pycocotools' own reading of the same annotations."""
+"""COCO from small files of the same format; masks against pycocotools' own reading of the annotations."""
 
 import hashlib
 import json
@@ -109,28 +109,28 @@ def test_another_archive_than_the_published_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "name, change, message",
     [
-        ("captions", lambda text: text[:-30], "not a COCO annotation file .*truncated"),
-        ("instances", lambda text: text[:100], "not a COCO annotation file"),
-        ("captions", lambda text: "{}", "not a COCO annotation file .*KeyError"),
+        ("captions", lambda text: text[:-30], "not the published COCO annotations .*truncated"),
+        ("instances", lambda text: text[:100], "not the published COCO annotations"),
+        ("captions", lambda text: "{}", "not the published COCO annotations .*KeyError"),
         (
             "instances",
-            lambda text: json.dumps({"annotations": {}, "categories": []}),
-            "field 'annotations' is not a list",
+            lambda text: json.dumps({"annotations": 3, "categories": []}),
+            "not the published COCO annotations .*TypeError",
         ),
         (
             "captions",
             lambda text: json.dumps({**json.loads(text), "annotations": []}),
-            "image 549 and 7 others have no caption",
+            r"8 of 8 images have no caption \(\[549",
         ),
         (
             "captions",
             lambda text: text.replace('"caption"', '"title"'),
-            r"an entry lacks or misuses a field \(KeyError: 'caption'",
+            r"not the published COCO annotations \(KeyError: 'caption'",
         ),
         (
             "instances",
             lambda text: text.replace('"category_id": 18', '"category_id": 99'),
-            r"an entry lacks or misuses a field \(KeyError: 99",
+            r"not the published COCO annotations \(KeyError: 99",
         ),
     ],
 )
@@ -156,3 +156,77 @@ def test_subsets_keep_captions_and_labels_together(folder):
         j = whole.ids.index(name)
         assert part.captions[i] == whole.captions[j] and part.paths[i] == whole.paths[j]
         np.testing.assert_array_equal(part.labels[[i]].indices, whole.labels[[j]].indices)
+
+
+@pytest.mark.parametrize("field", ["../../../x", "12/../../x", None, [1]])
+def test_an_image_id_that_leaves_its_folder_is_refused(folder, field):
+    path = folder / "annotations/captions_val2017.json"
+    document = json.loads(path.read_text())
+    document["images"][0]["id"] = field
+    for annotation in document["annotations"]:
+        if annotation["image_id"] == 549:
+            annotation["image_id"] = field
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="captions_val2017.json: not the published COCO annotations"):
+        coco.load(folder, "test")
+
+
+def test_a_category_without_supercategory_hangs_below_other(folder):
+    path = folder / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    del document["categories"][0]["supercategory"]
+    document["categories"][1]["supercategory"] = None
+    path.write_text(json.dumps(document))
+    tree, names = coco.class_tree(folder)
+    taxonomy = Taxonomy.from_open_images(tree, coco.load(folder, "test").classes, names)
+    assert [names[label] for label in taxonomy.path("person")] == ["Entity", "other", "person"]
+    assert [names[label] for label in taxonomy.path("dog")] == ["Entity", "animal", "dog"]
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [[], [[]], [[3, 3, 3, 3, 3, 3]], {"counts": [1200], "size": [30, 40]}],
+    ids=["no polygon", "no corner", "no area", "no pixel"],
+)
+def test_outlines_without_a_pixel_are_no_objects(folder, outline):
+    path = folder / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    annotation = next(item for item in document["annotations"] if item["image_id"] == 507)
+    annotation["segmentation"] = outline
+    path.write_text(json.dumps(document))
+    before = len([item for item in document["annotations"] if item["image_id"] == 507])
+    masks = coco.load(folder, "test").masks(1)
+    assert len(masks) == before - 1 and all(one.mask.any() for one in masks)
+
+
+def test_a_broken_outline_is_named(folder):
+    path = folder / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    annotation = next(item for item in document["annotations"] if item["image_id"] == 507)
+    annotation["segmentation"] = "somewhere"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=f"annotation {annotation['id']} has no outline that can be drawn"):
+        coco.load(folder, "test").masks(1)
+
+
+@pytest.mark.parametrize("harm", ["encrypted", "no member", "no archive"])
+def test_an_archive_that_cannot_be_unpacked_is_named(tmp_path, monkeypatch, harm):
+    standins.coco(tmp_path / "coco", zipped=True)
+    archive = tmp_path / "coco/annotations_trainval2017.zip"
+    content = bytearray(archive.read_bytes())
+    if harm == "encrypted":  # the bit that says so, in the directory and in every member's head
+        for head, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+            start = content.find(head)
+            while start >= 0:
+                content[start + offset] |= 1
+                start = content.find(head, start + 4)
+    if harm == "no member":
+        content = content.replace(b"annotations/captions_train", b"annotations/../../../train")
+    archive.write_bytes(content[:100] if harm == "no archive" else content)
+    digest = f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
+    monkeypatch.setattr(coco, "ARCHIVE", coco.ARCHIVE._replace(known_hash=digest))
+    with pytest.raises(
+        DataError, match="annotations_trainval2017.zip: not the archive of the COCO annotations"
+    ):
+        coco.load(tmp_path / "coco", "train")
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["hashes.json"]

@@ -1,4 +1,6 @@
-"""Downloads from a local server: what arrives is right, what is there is not asked for again, and faults lose nothing."""
+"""Downloads from a local server: what arrives is right, what is there is not asked for again, and faults lose
+nothing.
+"""
 
 import json
 import os
@@ -15,6 +17,7 @@ from standins import jpeg, served
 
 from sparc_lib.data.download import HashError, RemoteFile, obtain
 from sparc_lib.data.images import RemoteImage, absent, fetch_images, save_missing
+from sparc_lib.data.web import Client
 
 MD5_OF_HELLO = "md5:5d41402abc4b2a76b9719d911017c592"
 
@@ -22,7 +25,7 @@ MD5_OF_HELLO = "md5:5d41402abc4b2a76b9719d911017c592"
 @pytest.fixture
 def web(tmp_path, monkeypatch):
     """A server over tmp_path/web with 30 images in it and a file that says hello."""
-    monkeypatch.setattr("sparc_lib.data.download.RETRIES", 1)  # pooch waits seconds before each
+    monkeypatch.setattr("sparc_lib.data.download.Client", lambda threads: Client(threads, pause=0.01))
     (tmp_path / "web/train").mkdir(parents=True)
     for i in range(30):
         (tmp_path / f"web/train/{i:02d}.jpg").write_bytes(jpeg(i))
@@ -43,8 +46,8 @@ def same(web, folder, n=30):
     )
 
 
-def fetch(wanted, **kwargs):
-    return fetch_images(wanted, **{"threads": 3, "pause": 0.01, "progress": False, **kwargs})
+def fetch(wanted, attempts=4, timeout=30):
+    return fetch_images(wanted, Client(3, attempts, timeout, pause=0.01), progress=False)
 
 
 @pytest.mark.parametrize("known", [None, MD5_OF_HELLO])
@@ -52,7 +55,7 @@ def test_a_file_is_fetched_once_and_read_once(web, tmp_path, known, monkeypatch)
     file = RemoteFile("hello.txt", f"{web.url}/hello.txt", known)
     first = obtain(tmp_path / "got", file)
     assert first.path.read_text() == "hello" and web.asked["/hello.txt"] == 1
-    monkeypatch.setattr("sparc_lib.data.download.file_sha256", lambda path: pytest.fail("was read again"))
+    monkeypatch.setattr("sparc_lib.files.sha256", lambda path: pytest.fail("was read again"))
     assert obtain(tmp_path / "got", file) == first and web.asked["/hello.txt"] == 1
 
 
@@ -131,9 +134,70 @@ def test_faults_are_retried_and_what_is_missing_is_listed(web, tmp_path):
     assert (web.asked["/train/03.jpg"], web.asked["/train/05.jpg"], web.asked["/train/06.jpg"]) == (3, 3, 1)
     save_missing(report, tmp_path / "missing.csv")
     assert (tmp_path / "missing.csv").read_text().splitlines()[1].startswith("05.jpg,http")
-    assert sorted(p.name for p in (tmp_path / "train").glob("*.part")) == []
+    assert sorted(p.name for p in (tmp_path / "train").glob("*.partial")) == []
     web.status.clear()
     assert fetch(images(web, tmp_path / "train")).n_fetched == 1
+
+
+PAGE = b"<html><body>No such picture</body></html>"
+
+
+def test_a_page_in_place_of_an_image_is_no_photograph(web, tmp_path):
+    """Answered with status 200: by its content type, by its content, or cut in the middle by the server's own fault."""
+    web.altered["/train/03.jpg"], web.types["/train/03.jpg"] = PAGE, "text/html; charset=utf-8"
+    web.altered["/train/04.jpg"] = PAGE
+    web.altered["/train/05.jpg"] = (web.root / "train/05.jpg").read_bytes()[:300]
+    web.altered["/train/06.jpg"] = b""
+    report = fetch(images(web, tmp_path / "train"))
+    assert {m.path.name: m.reason for m in report.missing} == {
+        "03.jpg": "a page (text/html; charset=utf-8), not an image",
+        "04.jpg": "not an image (UnidentifiedImageError)",
+        "05.jpg": "not an image (OSError)",
+        "06.jpg": "not an image (UnidentifiedImageError)",
+    }
+    assert not any(m.gone or m.path.exists() for m in report.missing)
+    web.altered.clear(), web.types.clear()
+    assert fetch(images(web, tmp_path / "train")).n_fetched == 4 and same(web, tmp_path / "train")
+
+
+def test_a_placeholder_picture_is_no_photograph(web, tmp_path):
+    """The same bytes for many images; two photographs may be alike."""
+    for i in (*range(3, 12), 20):
+        web.altered[f"/train/{i:02d}.jpg"] = jpeg(999)
+    web.altered["/train/21.jpg"] = web.altered["/train/22.jpg"] = jpeg(998)
+    report = fetch(images(web, tmp_path / "train"))
+    assert sorted(m.path.name for m in report.missing) == [f"{i:02d}.jpg" for i in (*range(3, 12), 20)]
+    assert report.n_fetched == 20 and all("a placeholder" in m.reason for m in report.missing)
+    assert sorted(path.name for path in (tmp_path / "train").glob("*.jpg")) == [
+        f"{i:02d}.jpg" for i in range(30) if i not in (*range(3, 12), 20)
+    ]
+
+
+def test_a_server_that_drips_is_given_up(web, tmp_path):
+    """A byte now and then keeps every single wait short; what counts is how much has come in all."""
+    web.drip = 0.1
+    started = time.monotonic()
+    report = fetch(images(web, tmp_path / "train", 2), attempts=2, timeout=0.5)
+    assert time.monotonic() - started < 20 and len(report.missing) == 2
+    assert all(m.reason.endswith(" s") and " bytes in " in m.reason for m in report.missing)
+    web.drip = 0
+    assert fetch(images(web, tmp_path / "train", 2)).n_fetched == 2
+
+
+@pytest.mark.parametrize(
+    "address, words",
+    [
+        ("/hallo.txt", "could not be fetched .HTTP 404.* Check the connection and the address"),
+        ("/page", "answers with a web page. Mend the address .of a mirror: source.json in "),
+    ],
+)
+def test_a_mistyped_address_is_reported_as_such(web, tmp_path, address, words):
+    web.altered["/page"], web.types["/page"] = PAGE, "text/html"
+    with pytest.raises(FileNotFoundError, match=f"hello.txt: missing, and http.*{address} {words}"):
+        obtain(tmp_path / "got", RemoteFile("hello.txt", web.url + address))
+    assert [path.name for path in (tmp_path / "got").iterdir()] == ["hashes.json.lock"]
+    with pytest.raises(FileNotFoundError, match="htp://x could not be fetched .*No connection adapters"):
+        obtain(tmp_path / "got", RemoteFile("hello.txt", "htp://x"))
 
 
 def test_a_server_out_of_reach_ends_the_attempt_soon(tmp_path):
@@ -154,11 +218,13 @@ CHILD = textwrap.dedent("""
     import resource, signal, sys
     from pathlib import Path
     from sparc_lib.data.images import RemoteImage, fetch_images
+    from sparc_lib.data.web import Client
     url, folder, n, limit = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    fetch_images([RemoteImage(folder / f"{i:02d}.jpg", f"{url}/train/{i:02d}.jpg") for i in range(n)], threads=2, progress=False)
+    images = [RemoteImage(folder / f"{i:02d}.jpg", f"{url}/train/{i:02d}.jpg") for i in range(n)]
+    fetch_images(images, Client(2), progress=False)
 """)
 
 
@@ -182,14 +248,14 @@ def test_kill_9_in_the_middle_and_again(web, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         time.sleep(0.1)  # answers under way end
-        (folder / "29.jpg.part").write_bytes(b"torn")
+        (folder / "29.jpg.partial").write_bytes(b"torn")
     finished = {f"/train/{path.name}" for path in folder.glob("*.jpg")}
     before = dict(web.asked)
     web.delay = 0
     report = fetch(images(web, folder))
     assert 14 <= report.n_present == len(finished) < 30
     assert all(web.asked[path] == before[path] for path in finished)
-    assert same(web, folder) and not list(folder.glob("*.part"))
+    assert same(web, folder) and not list(folder.glob("*.partial"))
 
 
 def test_a_full_disk_keeps_what_was_fetched(web, tmp_path):
@@ -197,9 +263,11 @@ def test_a_full_disk_keeps_what_was_fetched(web, tmp_path):
     (web.root / "train/20.jpg").write_bytes(jpeg(0, 400, 300))  # the one that does not fit
     process = child(web, tmp_path / "train", max(sizes) + 1)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 1 and "20.jpg: disk full" in error and "what was fetched is kept" in error
+    assert (
+        process.returncode == 1 and "20.jpg: the disk is full" in error and "finished parts are kept" in error
+    )
     got = {path.name for path in (tmp_path / "train").glob("*.jpg")}
-    assert "20.jpg" not in got and len(got) >= 18 and not list((tmp_path / "train").glob("*.part"))
+    assert "20.jpg" not in got and len(got) >= 18 and not list((tmp_path / "train").glob("*.partial"))
     report = fetch(images(web, tmp_path / "train"))
     assert report.n_present == len(got) and same(web, tmp_path / "train")
 
@@ -220,7 +288,7 @@ def test_a_full_disk_while_a_file_is_fetched(web, tmp_path):
         timeout=60,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert done.returncode == 1 and "big.bin: disk full while downloading" in done.stderr
+    assert done.returncode == 1 and "big.bin: the disk is full" in done.stderr
     assert [p.name for p in (tmp_path / "got").iterdir()] == ["hashes.json.lock"]
     assert (
         obtain(tmp_path / "got", RemoteFile("big.bin", f"{web.url}/big.bin")).path.stat().st_size == 300_000

@@ -6,8 +6,8 @@ import pytest
 import standins
 
 from sparc_lib.data import coco, open_images
-from sparc_lib.data.instances import class_mask, instance_masks
-from sparc_lib.miniworld.scenes import MiniWorldDataset
+from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.data.instances import class_mask
 from sparc_lib.notebook.features import contact_sheet
 
 
@@ -16,7 +16,7 @@ def sets(tmp_path):
     standins.coco(tmp_path / "coco")
     standins.describe(tmp_path / "oi", standins.open_images(tmp_path / "oi"))
     return {
-        "world": MiniWorldDataset("test", 8),
+        "world": DrawnDataset("test", 8),
         "coco": coco.load(tmp_path / "coco", "test"),
         "open_images": open_images.load(tmp_path / "oi", "test"),
     }
@@ -26,7 +26,7 @@ def sets(tmp_path):
 def test_masks_agree_with_labels_and_with_the_picture(sets, name):
     data = sets[name]
     for i in range(len(data)):
-        found = instance_masks(data, i)
+        found = data.masks(i)
         assert sorted({one.column for one in found}) == sorted(data.labels[[i]].indices)
         assert all(one.mask.shape == data.image(i).size[::-1] and one.mask.dtype == bool for one in found)
         for column in data.labels[[i]].indices:
@@ -41,7 +41,7 @@ def test_masks_agree_with_labels_and_with_the_picture(sets, name):
 
 
 def test_open_images_has_no_masks_and_is_shown_without(sets):
-    assert instance_masks(sets["open_images"], 0) == []
+    assert sets["open_images"].masks(0) == []
     for data in sets.values():
         fig, axes = plt.subplots(1, 8)
         contact_sheet(axes, data, range(8))

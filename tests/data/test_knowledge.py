@@ -7,10 +7,11 @@ import standins
 
 from sparc_lib.claims.published_numbers import reading
 from sparc_lib.data import coco, open_images
-from sparc_lib.data.instances import exhibit, instance_masks, knows_masks
+from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.data.instances import exhibit
 from sparc_lib.data.knowledge import caption_facts, known_oracle, known_scenes, objects_per_image, one_image
 from sparc_lib.miniworld.captions import caption_oracle
-from sparc_lib.miniworld.scenes import MiniWorldDataset
+from sparc_lib.miniworld.scenes import make_scene
 from sparc_lib.notebook import overview as plots_overview
 from sparc_lib.notebook.features import recall_curve
 
@@ -21,7 +22,7 @@ def sets(tmp_path_factory):
     standins.coco(root / "coco", varied=True)
     standins.describe(root / "oi", standins.open_images(root / "oi", varied=True))
     return {
-        "world": MiniWorldDataset("test", 20),
+        "world": DrawnDataset("test", 20),
         "coco": coco.load(root / "coco", "test"),
         "open_images": open_images.load(root / "oi", "test"),
     }
@@ -29,7 +30,9 @@ def sets(tmp_path_factory):
 
 def test_scenes_are_facts_and_photographs_are_not(sets):
     scenes, said = known_scenes(sets["world"], 9)
-    assert scenes == sets["world"].scenes[:9] and known_oracle(scenes, said) == caption_oracle(scenes, said)
+    assert scenes == [make_scene(0, "test", i) for i in range(9)] and known_oracle(
+        scenes, said
+    ) == caption_oracle(scenes, said)
     assert all(caption.true_of(scene) for scene, caption in zip(scenes, said))
     for name in ("coco", "open_images"):
         assert known_scenes(sets[name]) == ([], []) and np.isnan(known_oracle([], [])).all()
@@ -40,7 +43,9 @@ def test_scenes_are_facts_and_photographs_are_not(sets):
 
 
 def test_objects_are_counted_per_image(sets):
-    assert objects_per_image(sets["world"]).tolist() == [len(scene.objects) for scene in sets["world"].scenes]
+    assert objects_per_image(sets["world"]).tolist() == [
+        len(make_scene(0, "test", i).objects) for i in range(20)
+    ]
     assert objects_per_image(sets["open_images"]).tolist() == [2] * 12  # though every fourth has two captions
     assert len(objects_per_image(sets["coco"])) == 8
 
@@ -59,9 +64,9 @@ def test_captions_name_the_classes_of_photographs(sets):
 def test_the_image_shown_has_three_objects_or_as_many_as_there_are(sets):
     for name, data in sets.items():
         row = exhibit(data)
-        counts = [len(instance_masks(data, i)) for i in range(len(data))]
+        counts = [len(data.masks(i)) for i in range(len(data))]
         wanted = counts.index(3) if 3 in counts else int(np.argmax(counts))
-        assert row == wanted and knows_masks(data) == (name != "open_images")
+        assert row == wanted and data.knows_masks == (name != "open_images")
 
 
 @pytest.mark.parametrize(

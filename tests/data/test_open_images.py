@@ -1,5 +1,8 @@
 """Open Images with Localized Narratives, from small files of the same formats and a local server."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,7 +12,8 @@ from sparc_lib.data import open_images
 from sparc_lib.data.download import HashError
 from sparc_lib.data.images import fetch_images
 from sparc_lib.data.open_images import Source, load
-from sparc_lib.data.photographs import DataError, Limits, chosen, label_matrix
+from sparc_lib.data.photographs import DataError, Limits, Pairs, chosen, label_matrix
+from sparc_lib.data.web import Client
 from sparc_lib.store.format import Samples
 from sparc_lib.taxonomy import Taxonomy
 
@@ -22,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_the_published_counts_and_addresses():
-    source = Source()
+    source = Source("open_images")
     assert (source.train, source.val, source.test) == (507_444, 41_691, 126_020)
     assert source.images == "https://open-images-dataset.s3.amazonaws.com"
 
@@ -73,7 +77,7 @@ def test_everything_is_fetched_from_the_source(folder, tmp_path):
         data = load(mine, "train")
         with pytest.raises(DataError, match=r"12 of 12 images are missing.*Get them with: this command"):
             data.demand_images("this command")
-        report = fetch_images(data.remote_images(), threads=2, progress=False)
+        report = fetch_images(data.remote_images(), Client(2), progress=False)
         assert report.n_fetched == 12 and set(web.asked.values()) == {1}
         data.demand_images("this command")
         again = load(mine, "train")
@@ -134,6 +138,19 @@ def test_corrupt_lines_are_skipped_counted_and_listed(folder, caplog):
     assert "3 of 15 lines could not be read, first line 2: JSONDecodeError" in caplog.text
 
 
+@pytest.mark.parametrize("image", ["../../../x", "/etc/x", "a/b", "..", "", ".hidden", "a\\b", "x\0"])
+def test_an_image_id_that_leaves_its_folder_is_skipped_and_never_written(folder, tmp_path, image):
+    path = folder / "open_images_test_captions.jsonl"
+    lines = path.read_text().splitlines()
+    lines[4] = json.dumps({"image_id": image, "caption": "a cat"})
+    path.write_text("\n".join(lines) + "\n")
+    data = load(folder, "test")
+    assert len(data) == 14 and data.skipped[0].startswith("line 5: ValueError: image_id ")
+    assert {one.path.parent for one in data.remote_images()} == {folder / "test"}
+    with pytest.raises(DataError, match="is no plain file name"):
+        dataclasses.replace(data, pairs=Pairs(["a"], [image], ["a cat"]))
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -158,10 +175,11 @@ def test_a_table_of_another_shape_is_refused(folder, text, message):
 @pytest.mark.parametrize(
     "raw, message",
     [
-        ('{"name": "x", "rows": 3}', "field rows is unknown"),
-        ("[]", "not a JSON object"),
-        ('{"test": 3}', "field name is unknown, missing"),
-        ('{"name": "x", "test": "3"}', "field test is unknown"),
+        ('{"name": "x", "rows": 3}', "field rows: .*known fields: name, classes"),
+        ("[]", "field -: Input should be"),
+        ('{"test": 3}', "field name: "),
+        ('{"name": "x", "images": "www.example.org"}', "field images: String should match pattern"),
+        ('{"name": "x", "test": "3"}', "field test: Input should be a valid integer"),
     ],
 )
 def test_a_wrong_description_is_refused(folder, raw, message):
@@ -202,19 +220,19 @@ def test_labels_of_images_go_to_all_their_pairs():
     assert sp.issparse(label_matrix(["a"], ([], []), 2))
 
 
-def test_corrupt_and_missing_images_are_skipped_counted_and_listed_by_extraction(folder, tmp_path):
-    from test_extraction import LinearEncoder
+def test_corrupt_and_missing_images_are_skipped_counted_and_listed_by_extraction(tmp_path):
+    from test_extraction import run
 
-    from sparc_lib.features.extraction import extract
-
-    data = load(folder, "test")
+    standins.describe(tmp_path / "oi", standins.open_images(tmp_path / "oi", n=200, splits=["test"]))
+    data = load(tmp_path / "oi", "test")
     data.paths[0].write_bytes(data.paths[0].read_bytes()[:200])  # two captions
     data.paths[3].unlink()
-    store = extract(data, LinearEncoder(6), LinearEncoder(5), tmp_path / "store", 4, progress=False)
-    assert len(store) == 12
+    store = run(tmp_path / "store", data)
+    assert len(store) == 247
     assert [(s.image_id, len(s.ids), s.reason.split(":")[0]) for s in store.manifest.skipped] == [
         (data.image_ids[0], 2, "OSError"),
         (data.image_ids[3], 1, "FileNotFoundError"),
     ]
+    assert str(tmp_path) not in store.manifest.to_json()
     for row, name in enumerate(store.ids):
         assert store.captions[row] == data.captions[data.ids.index(name)]

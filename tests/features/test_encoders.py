@@ -3,6 +3,7 @@
 import json
 import os
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -93,6 +94,14 @@ def dino_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip_dir(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, and a run that may not use the network."""
+    monkeypatch.setenv("SPARC_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
 def picture(width, height, seed=0):
@@ -217,10 +226,10 @@ def test_autocast_stays_close(dino_dir, clip_dir, precision):
         DinoEncoder(dino_dir, precision="int8")
 
 
-def test_hub_names_load_from_the_cache_with_their_commit(tmp_path, dino_dir, clip_dir):
-    cache = as_hub_cache(as_hub_cache(tmp_path, "org/dino", dino_dir), "org/clip", clip_dir)
-    dino = DinoEncoder("org/dino", offline=True, cache_dir=cache)
-    clip = ClipEncoder("hf-hub:org/clip", offline=True, cache_dir=cache)
+def test_hub_names_load_from_the_cache_with_their_commit(hub_cache, dino_dir, clip_dir):
+    as_hub_cache(as_hub_cache(hub_cache, "org/dino", dino_dir), "org/clip", clip_dir)
+    dino = DinoEncoder("org/dino")
+    clip = ClipEncoder("hf-hub:org/clip")
     assert (dino.name, dino.revision) == ("org/dino", COMMIT) and (clip.name, clip.revision) == (
         "org/clip",
         COMMIT,
@@ -228,55 +237,55 @@ def test_hub_names_load_from_the_cache_with_their_commit(tmp_path, dino_dir, cli
     pixels = torch.randn(1, 3, 28, 28)
     assert torch.equal(dino.image_features(pixels), DinoEncoder(dino_dir).image_features(pixels))
     assert torch.equal(clip.text_features(["a cat"]), ClipEncoder(clip_dir).text_features(["a cat"]))
-    assert DinoEncoder("org/dino", offline=True, cache_dir=cache, revision=COMMIT).revision == COMMIT
+    assert DinoEncoder("org/dino", revision=COMMIT).revision == COMMIT
     with pytest.raises(FileNotFoundError, match="org/dino.*revision other"):
-        DinoEncoder("org/dino", offline=True, cache_dir=cache, revision="other")
+        DinoEncoder("org/dino", revision="other")
 
 
 @pytest.mark.parametrize(
     "load, words",
     [
         (
-            lambda cache: DinoEncoder("org/absent", offline=True, cache_dir=cache),
+            lambda: DinoEncoder("org/absent"),
             "org/absent.*config.json.*hf download org/absent",
         ),
         (
-            lambda cache: ClipEncoder("hf-hub:org/absent", offline=True, cache_dir=cache),
+            lambda: ClipEncoder("hf-hub:org/absent"),
             "org/absent.*hf download",
         ),
         (
-            lambda cache: ClipEncoder("ViT-B-16", "datacomp_xl_s13b_b90k", offline=True, cache_dir=cache),
+            lambda: ClipEncoder("ViT-B-16", "datacomp_xl_s13b_b90k"),
             "laion/CLIP-ViT-B-16-DataComp.XL.*open_clip_model.safetensors.*hf download",
         ),
         (
-            lambda cache: ClipEncoder("RN50", "yfcc15m", offline=True, cache_dir=cache),
+            lambda: ClipEncoder("RN50", "yfcc15m"),
             "hub model|fetch it once",
         ),
-        (lambda cache: DinoEncoder(cache / "nowhere"), "nowhere: no such directory"),
+        (lambda: DinoEncoder("/some/nowhere"), "nowhere: no such directory"),
     ],
 )
-def test_missing_models_are_named_with_a_remedy(tmp_path, load, words):
+def test_missing_models_are_named_with_a_remedy(hub_cache, load, words):
     with pytest.raises(FileNotFoundError, match=words):
-        load(tmp_path)
+        load()
 
 
-def test_half_a_hub_download_is_named(tmp_path, dino_dir):
+def test_half_a_hub_download_is_named(hub_cache, tmp_path, dino_dir):
     part = tmp_path / "part"
     part.mkdir()
     (part / "config.json").write_text((dino_dir / "config.json").read_text())
-    cache = as_hub_cache(tmp_path / "cache", "org/dino", part)
+    as_hub_cache(hub_cache, "org/dino", part)
     with pytest.raises(FileNotFoundError, match="preprocessor_config.json"):
-        DinoEncoder("org/dino", offline=True, cache_dir=cache)
+        DinoEncoder("org/dino")
     (part / "preprocessor_config.json").write_text((dino_dir / "preprocessor_config.json").read_text())
     with pytest.raises(FileNotFoundError, match="model.safetensors"):
-        DinoEncoder("org/dino", offline=True, cache_dir=cache)
-    assert DinoEncoder("org/dino", offline=True, cache_dir=cache, random_weights=0).revision == "random-0"
+        DinoEncoder("org/dino")
+    assert DinoEncoder("org/dino", random_weights=0).revision == "random-0"
 
 
 def test_clip_without_weights_is_an_error(tmp_path, clip_dir):
     with pytest.raises(ValueError, match="no weights.*pretrained.*random_weights"):
         ClipEncoder("ViT-B-16")
-    with pytest.raises(ValueError, match="neither a file nor a tag"):
+    with pytest.raises(ValueError, match="neither a tag of 'ViT-B-16' nor TAG:FILE"):
         ClipEncoder("ViT-B-16", "no_such_tag")
     with pytest.raises(ValueError, match="neither a directory nor an open_clip model"):
         ClipEncoder("ViT-Z-99", "datacomp_xl_s13b_b90k")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,12 @@ import scipy.sparse as sp
 import torch
 from PIL import Image
 
-from sparc_lib.features.extraction import extract
+from sparc_lib.data.drawn import DrawnDataset
+from sparc_lib.features import blocks
+from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
+from sparc_lib.features.extraction import Extraction, encode_blocks, extract, keep_blocks
+from sparc_lib.files import DiskFullError
+from sparc_lib.paths import WEIGHTS
 from sparc_lib.store.format import EncoderStamp
 from sparc_lib.store.reader import FeatureStore, StoreError
 
@@ -64,25 +68,22 @@ class LinearEncoder:
         self.calls += 1
         return pixels.flatten(1) @ self.weight
 
-    def text_features(self, texts):
-        self.calls += 1
-        return (
-            torch.stack(
-                [torch.tensor([t.encode().ljust(64)[:64][i] / 255 for i in range(64)]) for t in texts]
-            )
-            @ self.weight
-        )
+    def tokenize(self, texts):
+        return torch.tensor([list(text.encode().ljust(64)[:64]) for text in texts])
+
+    def token_features(self, tokens):
+        return tokens / 255 @ self.weight
 
 
-def run(out, dataset=None, dino=None, clip=None, batch_size=4, **kwargs):
-    return extract(
-        dataset or Pictures(),
-        dino or LinearEncoder(6),
-        clip or LinearEncoder(5),
-        out,
-        batch_size,
-        **{"commit_every": 2, "progress": False, **kwargs},
-    )
+def run(out, dataset=None, dino=None, clip=None, batch_size=4, workers=0, progress=False):
+    pair = dino or LinearEncoder(6), clip or LinearEncoder(5)
+    return extract(Extraction(dataset or Pictures(), *pair, batch_size, workers, progress), out)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 8 images at a batch size of 4: the 27 pictures make four."""
+    monkeypatch.setattr(blocks, "BATCHES", 2)
 
 
 def contents(directory):
@@ -99,7 +100,10 @@ def test_every_row_holds_its_own_features(tmp_path):
             expected = encoder.image_features(encoder.preprocess(image)[None])[0]
             np.testing.assert_allclose(store[name][i], expected, rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(
-            store["clip_txt"][i], clip.text_features([data.captions[i]])[0], rtol=2e-3, atol=2e-3
+            store["clip_txt"][i],
+            clip.token_features(clip.tokenize([data.captions[i]]))[0],
+            rtol=2e-3,
+            atol=2e-3,
         )
     assert (store.ids, store.image_ids, store.captions, store.classes) == (
         data.ids,
@@ -116,15 +120,13 @@ def test_every_row_holds_its_own_features(tmp_path):
 def test_real_encoders(tmp_path):
     from test_encoders import write_clip, write_dino
 
-    from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
-
     (tmp_path / "dino").mkdir()
     dino, clip = (
         DinoEncoder(write_dino(tmp_path / "dino")),
         ClipEncoder(f"local-dir:{write_clip(tmp_path / 'clip')}"),
     )
     data = Pictures(9)
-    store = extract(data, dino, clip, tmp_path / "out", batch_size=4, device="cpu", progress=False)
+    store = extract(Extraction(data, dino, clip, batch_size=4, progress=False), tmp_path / "out")
     expected = clip.image_features(clip.preprocess(data.image(5))[None])[0]
     np.testing.assert_allclose(store["clip_img"][5], expected, rtol=2e-3, atol=2e-3)
     assert store.manifest.streams[0].encoder == dino.stamp and store.dims == {
@@ -134,7 +136,7 @@ def test_real_encoders(tmp_path):
     }
 
 
-def test_workers_change_nothing(tmp_path):
+def test_workers_change_nothing(tmp_path, small_blocks):
     run(tmp_path / "one"), run(tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
@@ -142,22 +144,26 @@ def test_workers_change_nothing(tmp_path):
 def test_the_bar_shows_rate_and_time_left(tmp_path, capsys):
     run(tmp_path / "out", progress=True)
     bar = capsys.readouterr().err
-    assert (
-        "images" in bar
-        and "27/27" in bar
-        and "captions" in bar
-        and "40/40" in bar
-        and "images/s" in bar
-        and "<" in bar
+    assert "pictures/test" in bar and "27/27" in bar and "images/s" in bar and "<" in bar
+
+
+def test_features_do_not_depend_on_what_shares_a_batch_or_a_block(tmp_path):
+    """With the shipped encoders, whose arithmetic rounds differently in batches of another size."""
+    pair = DinoEncoder(WEIGHTS / "dino"), ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}")
+    few, more = (
+        extract(Extraction(DrawnDataset("test", n), *pair, 16, progress=False), tmp_path / str(n))
+        for n in (3, 37)
     )
+    for stream in few.streams:
+        np.testing.assert_array_equal(few[stream], more[stream][: len(few)])
 
 
-def test_corrupt_images_are_skipped_and_listed(tmp_path):
-    store = run(tmp_path / "out", Pictures(broken={1, 9}))
+def test_corrupt_images_are_skipped_and_listed(tmp_path, small_blocks):
+    store = run(tmp_path / "out", Pictures(300, broken={1, 9}))  # of 200 images
     lost = {"pair-1", "pair-2", "pair-9"}  # pair 2 shares the image of pair 1
-    whole = run(tmp_path / "whole")
+    whole = run(tmp_path / "whole", Pictures(300))
     kept = [i for i, name in enumerate(whole.ids) if name not in lost]
-    assert store.ids == [whole.ids[i] for i in kept] and len(store) == 37
+    assert store.ids == [whole.ids[i] for i in kept] and len(store) == 297
     for name in store.streams:
         np.testing.assert_array_equal(store[name], whole[name][kept])
     np.testing.assert_array_equal(store.labels.toarray(), whole.labels.toarray()[kept])
@@ -167,21 +173,50 @@ def test_corrupt_images_are_skipped_and_listed(tmp_path):
     ]
     assert all("OSError" in s.reason or "SyntaxError" in s.reason for s in store.manifest.skipped)
     store.verify()
-    with pytest.raises(StoreError, match="none of the 27 images could be read"):
-        run(tmp_path / "none", Pictures(broken=set(range(40))))
 
 
-def test_a_failing_machine_is_no_corrupt_image(tmp_path):
+@pytest.mark.parametrize("broken", [{9}, set(range(40))])
+def test_more_than_one_percent_of_unreadable_images_end_it_and_mended_ones_are_taken_up(
+    tmp_path, small_blocks, broken
+):
+    with pytest.raises(StoreError, match=r"\d+ of 27 images cannot be read, the first is image-\d .*--fetch"):
+        run(tmp_path / "out", Pictures(broken=broken))
+    assert not (tmp_path / "out").exists()
+    dino = LinearEncoder(6)
+    run(tmp_path / "out", dino=dino), run(tmp_path / "whole")
+    assert dino.calls == (2 if broken == {9} else 7)  # of one block, or of all four
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_image_mended_after_the_store_was_finished_costs_one_block(tmp_path, small_blocks):
+    store = run(tmp_path / "out", Pictures(300, broken={9, 199}))
+    task = Extraction(Pictures(300, broken={199}), LinearEncoder(6), LinearEncoder(5), 4, progress=False)
+    unchanged = Extraction(Pictures(300, broken={9, 199}), LinearEncoder(6), LinearEncoder(5), 4)
+    assert not keep_blocks(unchanged, store, tmp_path / "kept") and keep_blocks(
+        task, store, tmp_path / "kept"
+    )
+    again = extract(task, tmp_path / "again", tmp_path / "kept")
+    assert task.dino.calls == 2 and [skipped.image_id for skipped in again.manifest.skipped] == ["image-199"]
+    run(tmp_path / "whole", Pictures(300, broken={199}))
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_failing_machine_is_no_corrupt_image(tmp_path, workers):
     data = Pictures()
-    data.image = lambda i: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files"))
-    with pytest.raises(OSError, match="Too many open files"):
-        run(tmp_path / "out", data)
+
+    def image(i):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    data.image = image
+    with pytest.raises(OSError, match=r"too many open files while images are read; allow more \(ulimit -n"):
+        run(tmp_path / "out", data, workers=workers)
 
 
 def test_nan_features_are_refused(tmp_path):
     broken = LinearEncoder(6)
     broken.weight[0, 0] = float("nan")
-    with pytest.raises(StoreError, match="dino.npy.*NaN.*pair-0"):
+    with pytest.raises(StoreError, match="stream 'dino': .*NaN.*pair-0"):
         run(tmp_path / "out", dino=broken)
     assert not (tmp_path / "out").exists()
 
@@ -193,50 +228,38 @@ def test_a_finished_store_is_reused_and_never_mixed(tmp_path):
     assert dino.calls == 0
     with pytest.raises(FileExistsError, match="another data set or encoder"):
         run(tmp_path / "out", dino=LinearEncoder(6, "2"))
-    assert (
-        run(tmp_path / "out", dino=LinearEncoder(6, "2"), overwrite=True).manifest.streams[0].encoder.revision
-        == "rev-2"
-    )
 
 
 def interrupt(monkeypatch, call, error):
-    """Make the `call`-th write of rows fail; what is on disk stays as it was."""
-    real, count = os.pwrite, iter(range(10**6))
+    """Make the `call`-th saving of a block fail half-way; what is on the disk stays as it was."""
+    real, count = np.savez, iter(range(1, 10**6))
 
-    def pwrite(*args):
+    def savez(file, **arrays):
         if next(count) == call:
+            file.write(b"PK")
             raise error
-        return real(*args)
+        return real(file, **arrays)
 
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(np, "savez", savez)
 
 
-def test_disk_full_in_the_middle(tmp_path, monkeypatch):
+def test_disk_full_in_the_middle(tmp_path, monkeypatch, small_blocks):
     run(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt(patch, 12, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(OSError, match="disk full.*Free space and run the same call again") as raised:
+        interrupt(patch, 3, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(DiskFullError, match="000002.npz: the disk is full.*finished parts are kept"):
             run(tmp_path / "out")
-    assert raised.value.errno == errno.ENOSPC and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
     dino = LinearEncoder(6)
     run(tmp_path / "out", dino=dino)
-    assert dino.calls < 7  # 7 batches of images in all; some were kept
+    assert dino.calls == 3  # batches of the last two of four blocks
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_too_small_a_disk_is_found_first(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
-    dino = LinearEncoder(6)
-    with pytest.raises(OSError, match="GiB are needed, 0.00 GiB are free") as raised:
-        run(tmp_path / "out", dino=dino)
-    assert raised.value.errno == errno.ENOSPC and dino.calls == 0 and list(tmp_path.glob("out*")) == []
-
-
-@pytest.mark.parametrize("changed", ["encoder", "captions", "pixels", "nothing"])
-def test_unfinished_work_counts_only_for_the_same_inputs(tmp_path, monkeypatch, changed):
+@pytest.mark.parametrize("changed", ["encoder", "captions", "batch size", "nothing"])
+def test_unfinished_work_counts_only_for_the_same_inputs(tmp_path, monkeypatch, small_blocks, changed):
     with monkeypatch.context() as patch:
-        interrupt(patch, 18, KeyboardInterrupt())
+        interrupt(patch, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "out")
     data, clip = Pictures(), LinearEncoder(5)
@@ -245,44 +268,56 @@ def test_unfinished_work_counts_only_for_the_same_inputs(tmp_path, monkeypatch, 
         clip.weight = clip.weight + 1
     if changed == "captions":
         data.captions[0] = "another caption"
-    if changed == "pixels":
-        data.fingerprint = "drawn anew"
+    batch_size = 5 if changed == "batch size" else 4
     dino = LinearEncoder(6)
-    run(tmp_path / "out", data, dino, clip)
-    assert (dino.calls == 7) == (changed != "nothing")
-    fresh = run(tmp_path / "fresh", data, LinearEncoder(6), clip)
+    run(tmp_path / "out", data, dino, clip, batch_size)
+    assert (dino.calls == 3) == (changed == "nothing")
+    fresh = run(tmp_path / "fresh", data, LinearEncoder(6), clip, batch_size)
     assert contents(tmp_path / "out") == contents(fresh.directory)
 
 
-@pytest.mark.parametrize(
-    "tail", [b'{"stage": "images", "do', b"\x00\x00\x00\n", b'{"stage": "images", "done": 27, "skipped": {}}']
-)
-def test_a_torn_journal_line_is_ignored(tmp_path, monkeypatch, tail):
-    with monkeypatch.context() as patch:
-        interrupt(patch, 18, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "out")
-    with open(tmp_path / "out.partial" / "journal.jsonl", "ab") as file:
-        file.write(tail)
-    run(tmp_path / "out"), run(tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+@pytest.mark.parametrize("harm", ["deleted", "cut", "bits flipped", "of other data", "empty"])
+def test_a_harmed_block_is_computed_again_and_never_taken(tmp_path, small_blocks, harm):
+    """Not rows of zeros, whatever became of the block."""
+    run(tmp_path / "whole")
+    folder = tmp_path / "out.blocks"
+    encode_blocks(Extraction(Pictures(), LinearEncoder(6), LinearEncoder(5), 4, progress=False), folder)
+    path = folder / "000001.npz"
+    content = bytearray(path.read_bytes())
+    if harm == "deleted":
+        path.unlink()
+    elif harm == "of other data":
+        other = Pictures()
+        other.captions[0] = "another"
+        encode_blocks(Extraction(other, LinearEncoder(6), LinearEncoder(5), 4), tmp_path / "other")
+        path.write_bytes((tmp_path / "other/000001.npz").read_bytes())
+    else:
+        position = content.index(b"dino.npy") + 200  # within the features
+        content[position : position + 4] = b"\xff\x00\xff\x00"
+        path.write_bytes({"cut": content[:500], "bits flipped": content, "empty": b""}[harm])
+    dino = LinearEncoder(6)
+    run(tmp_path / "out", dino=dino)
+    assert dino.calls == 2 and contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 KILLER = textwrap.dedent("""
-    # Child k kills itself with SIGKILL at its k-th operation on the disk; its successors die at a random operation and at
-    # a random time; the last one is left in peace. Until k is beyond the last operation.
+    # Child k kills itself with SIGKILL at its k-th operation on the disk; its successors die at a random
+    # operation and at a random time; the last one is left in peace. Until k is beyond the last operation.
     import json, os, random, shutil, signal, sys, threading, time
     from pathlib import Path
     from test_extraction import Pictures, contents, run
+    from sparc_lib.features import blocks, extraction as extraction_module
     import torch
     from tqdm import tqdm
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0               # no thread that could hold a lock in the moment of a fork
-    tqdm.set_lock(threading.RLock())        # its default lock is shared with forks: one killed while holding it blocks all
+    tqdm.set_lock(threading.RLock())        # its default lock is shared with forks: one killed blocks all
     root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 
+    blocks.BATCHES, extraction_module.TOLERATED = 1, 0.2
+
     def extraction(out):
-        run(out, Pictures(14, broken={9}), batch_size=3, commit_every=1 + draw.randrange(2))
+        run(out, Pictures(14, broken={9}), batch_size=3)
 
     def die_at(k):
         count = 0
@@ -297,7 +332,7 @@ KILLER = textwrap.dedent("""
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(*args, **kwargs)
             setattr(os, name, call)
-        for name in ("pwrite", "fsync", "rename", "truncate", "posix_fallocate", "rmdir", "unlink"):
+        for name in ("pwrite", "fsync", "rename", "replace", "posix_fallocate", "rmdir", "unlink"):
             watch(name)
 
     def killed(k, seconds=None):

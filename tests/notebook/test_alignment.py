@@ -7,10 +7,7 @@ from standins import META
 
 from sparc_lib.miniworld.names import display_names, hierarchy
 from sparc_lib.miniworld.scenes import MiniWorldDataset
-from sparc_lib.notebook.alignment import PATTERN_COLOURS, tree, tree_panels
-from sparc_lib.notebook.attribution import REFERENCE_COLOUR
-from sparc_lib.notebook.retrieval import KIND_COLOURS
-from sparc_lib.notebook.style import CONTROL_COLOUR, SETTING_COLOURS, STREAM_COLOURS
+from sparc_lib.notebook.alignment import tree, tree_panels
 from sparc_lib.taxonomy import Taxonomy, read_class_descriptions
 
 
@@ -49,9 +46,3 @@ def test_the_miniature_world_is_shown_whole():
     assert sorted(b for p in panels for b in p) == sorted(
         n for n, d in taxonomy.graph.nodes(data="depth") if d == 1
     )
-
-
-def test_no_colour_means_a_stream_and_a_setting():
-    colours = [*STREAM_COLOURS.values(), *SETTING_COLOURS.values(), CONTROL_COLOUR]
-    assert len(set(colours)) == len(colours)
-    assert not set(colours) & {*PATTERN_COLOURS.values(), *KIND_COLOURS.values(), REFERENCE_COLOUR}

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from sparc_lib.attribution.relevance import Word, words_of
-from sparc_lib.attribution.words import _found, name_positions
+from sparc_lib.attribution.words import hit_and_share, name_positions
 from sparc_lib.features.encoders import ClipEncoder
 from sparc_lib.notebook.attribution import (
     coloured_words,
@@ -123,6 +123,6 @@ def test_names_are_found_in_captions():
     assert name_positions(words, "Hot air balloon") == [3, 4, 5] and name_positions(words, "cat") == [8, 15]
     assert name_positions(words, "dog") == []
     assert (
-        _found(np.array([1.0, 3.0, 3.0]), [1]) == (0.5, pytest.approx(3 / 7))
-        and _found(np.zeros(3), [1])[1] == 0
+        hit_and_share(np.array([1.0, 3.0, 3.0]), [1]) == (0.5, pytest.approx(3 / 7))
+        and hit_and_share(np.zeros(3), [1])[1] == 0
     )

@@ -1,4 +1,5 @@
-"""`./run_all.sh --profile coco` and `openimages` from the first notebook to the scorecard, on stand-ins of their data."""
+"""`./run_all.sh --profile coco` and `openimages` from the first notebook to the scorecard, on stand-ins of
+their data."""
 
 import json
 import subprocess
@@ -7,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from small_profiles import ENOUGH, for_notebooks, lay_out, shrunk_yaml
+from small_profiles import ENOUGH, encoder_dirs, for_notebooks, lay_out, shrunk_yaml  # noqa: F401
 from test_run_all import SCRIPT, environment
 
 from sparc_lib import paths
@@ -18,7 +19,7 @@ WITHOUT_MASKS = "say which classes an image shows, not where"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, encoder_dirs):
+def finished(tmp_path_factory, encoder_dirs):  # noqa: F811
     """{name: (exit code, (stdout, stderr), folder)} of both profiles, run side by side: a core each."""
     running = {}
     for name in NAMES:
@@ -103,7 +104,8 @@ def test_what_is_not_known_of_photographs_is_said(run):
 
 
 def test_heatmaps_are_scored_where_there_are_masks(run):
-    """COCO: scores of every method, wherever a mask says where; Open Images: none, and no verdict is guessed."""
+    """COCO: scores of every method, wherever a mask says where; Open Images: none, and no verdict is
+    guessed."""
     name, _, results = run
     table, claims = (pd.read_csv(results / f"06_{kind}.csv") for kind in ("segmentation", "claims"))
     scores = table[["map20", "iou", "pixel_ap", "pointing", "contrast"]]

@@ -1,5 +1,6 @@
 """FeatureStore: contents, order, every way it can be broken, and the HDF5 import."""
 
+import hashlib
 import json
 import shutil
 
@@ -9,8 +10,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from sparc_lib.store.published import import_hdf5
-from sparc_lib.store.reader import EncoderStamp, FeatureStore, StoreError, epoch_permutation
+from sparc_lib.store import FeatureStore, import_hdf5
+from sparc_lib.store.format import EncoderStamp, StoreError
 
 N, DIMS = 57, {"dino": 12, "clip_img": 8, "clip_txt": 8}
 STAMPS = {
@@ -22,7 +23,10 @@ STAMPS = {
 def contents(n=N):
     rng = np.random.default_rng(0)
     return dict(
-        features={s: rng.normal(size=(n, d)).astype(np.float32) for s, d in DIMS.items()},
+        features={
+            s: rng.normal(size=(n, d)).astype(np.float16 if s == "dino" else np.float32)
+            for s, d in DIMS.items()
+        },
         ids=[f"pair/{i}" for i in range(n)],
         image_ids=[f"image/{i // 2}" for i in range(n)],
         captions=[f'caption {i} \u2028 "é"\n' for i in range(n)],
@@ -43,8 +47,8 @@ def test_round_trip(store):
     given = contents()
     assert (len(store), store.streams, store.dims) == (N, ("dino", "clip_img", "clip_txt"), DIMS)
     for name, array in given["features"].items():
-        assert isinstance(store[name], np.memmap) and store[name].dtype == np.float16
-        np.testing.assert_array_equal(store[name], array.astype(np.float16))
+        assert isinstance(store[name], np.memmap) and store[name].dtype == array.dtype
+        np.testing.assert_array_equal(store[name], array)
     assert (store.ids, store.image_ids, store.captions, store.classes) == tuple(
         given[k] for k in ("ids", "image_ids", "captions", "classes")
     )
@@ -89,27 +93,53 @@ def test_batches_are_a_full_deterministic_shuffle(store):
     assert all(b["clip_txt"].dtype == torch.float32 for b in store.batches(10, shuffle=False))
 
 
-def test_an_epoch_resumes_at_any_batch(store):
-    order = epoch_permutation(N, seed=1, epoch=4)
-    assert sorted(order.tolist()) == list(range(N)) and torch.equal(order, epoch_permutation(N, 1, 4))
-    assert not torch.equal(order, epoch_permutation(N, 1, 5)) and not torch.equal(
-        order, epoch_permutation(N, 2, 4)
+def test_an_epoch_resumes_at_any_batch(store, monkeypatch):
+    """The batches left out are not read."""
+    seeded = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+    whole = list(store.batches(10, generator=seeded()))
+    rows = []
+    gather = FeatureStore.gather
+    monkeypatch.setattr(
+        FeatureStore, "gather", lambda self, r, *a: (rows.extend(r.tolist()), gather(self, r, *a))[1]
     )
-    whole = list(store.batches(10, order=order))
-    rest = list(store.batches(10, order=order, start=4))
-    assert len(rest) == 2
+    rest = list(store.batches(10, generator=seeded(), start=4))
+    assert len(rest) == 2 and len(rows) == 17
     assert all(torch.equal(a[s], b[s]) for a, b in zip(whole[4:], rest, strict=True) for s in DIMS)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_resident_gives_the_same_bits(store, dtype, monkeypatch):
-    order = epoch_permutation(N, 0, 0)
-    resident = store.resident("cpu", dtype)
-    for a, b in zip(store.batches(10, order=order), resident.batches(10, order=order), strict=True):
+def test_resident_gives_the_same_bits(store, monkeypatch):
+    seeded = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+    resident = store.resident("cpu")
+    for a, b in zip(store.batches(10, seeded()), resident.batches(10, seeded()), strict=True):
         assert all(torch.equal(a[s], b[s]) for s in DIMS)
     monkeypatch.setattr("sparc_lib.store.reader.free_bytes", lambda device: 100)
     with pytest.raises(MemoryError, match="do not fit"):
-        store.resident("cpu", dtype)
+        store.resident("cpu")
+
+
+@pytest.mark.parametrize(
+    "kind, stored",
+    [(np.float16, np.float16), (np.float32, np.float32), (np.float64, np.float32), (np.int8, np.float32)],
+)
+def test_precision_is_that_of_the_source(tmp_path, kind, stored):
+    values = np.arange(1, 13).reshape(4, 3).astype(kind)
+    store = FeatureStore.create(tmp_path / "s", {"dino": values}, ids=list("abcd"))
+    assert store["dino"].dtype == stored and store.manifest.streams[0].dtype == np.dtype(stored).name
+    np.testing.assert_array_equal(store["dino"], values)
+    FeatureStore.open(tmp_path / "s").verify()
+
+
+def test_tensors_of_torch_keep_their_precision_too(tmp_path):
+    """bfloat16, which NumPy lacks, fits into float32 without loss."""
+    values = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    given = {"a": values, "b": values.bfloat16(), "c": values.half().requires_grad_()}
+    store = FeatureStore.create(tmp_path / "s", given, ids=list("abcd"))
+    assert [store[s].dtype.name for s in "abc"] == ["float32", "float32", "float16"]
+    for stream, x in given.items():
+        assert torch.equal(torch.from_numpy(np.array(store[stream])).float(), x.detach().float())
+    for bad in (values.numpy() + 1j, np.array([["x"] * 3] * 4), values.numpy() > 0):
+        with pytest.raises(StoreError, match="features of type .*give real numbers"):
+            FeatureStore.create(tmp_path / "bad", {"a": bad}, ids=list("abcd"))
 
 
 def test_reading_cannot_change_the_files(store):
@@ -141,48 +171,126 @@ def edit_manifest(change):
     return damage
 
 
+def rewrite(name, change):
+    """Alter a small file and its hash in the manifest, as somebody would who means it."""
+
+    def damage(directory):
+        change(directory / name)
+        digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        edit_manifest(lambda m: m["sha256"].update({name: digest}))(directory)
+
+    return damage
+
+
+def labels_out_of_range(path):
+    bad = sp.csr_array((np.ones(1, bool), np.array([99]), np.r_[0, np.ones(N, int)]), shape=(N, 100))
+    arrays = {
+        "indices": bad.indices,
+        "indptr": bad.indptr,
+        "data": bad.data,
+        "format": b"csr",
+        "shape": (N, 5),
+    }
+    with open(path, "wb") as file:
+        np.savez(file, **arrays, _is_array=True)
+
+
 @pytest.mark.parametrize(
     "damage, error, words",
     [
+        (lambda d: truncate(d / "dino.npy"), StoreError, "dino.npy: no whole array.*extract again"),
         (
-            lambda d: truncate(d / "dino.npy"),
+            lambda d: truncate(d / "samples.jsonl"),
             StoreError,
-            "dino.npy: .*bytes, the manifest says.*extract again",
+            "samples.jsonl: its sha256 is not the manifest's",
         ),
-        (lambda d: truncate(d / "samples.jsonl"), StoreError, "samples.jsonl"),
         (lambda d: truncate(d / "manifest.json"), StoreError, "manifest.json: not a valid manifest"),
         (lambda d: (d / "clip_txt.npy").unlink(), FileNotFoundError, "clip_txt.npy: missing"),
         (lambda d: (d / "labels.npz").unlink(), FileNotFoundError, "labels.npz: missing"),
         (lambda d: (d / "manifest.json").unlink(), FileNotFoundError, "manifest.json: missing.*no finished"),
+        (lambda d: (d / "manifest.json").write_bytes(b"\xff\xfe{"), StoreError, "manifest.json: not a valid"),
+        (lambda d: (d / "manifest.json").write_text("[" * 9000), StoreError, "manifest.json: not a valid"),
         (
             lambda d: (d / "clip_txt.npy").write_bytes(b"x" * (d / "clip_txt.npy").stat().st_size),
             StoreError,
-            "clip_txt.npy: no array",
+            "clip_txt.npy: no whole array",
         ),
-        (
-            edit_manifest(lambda m: m.pop("streams")),
-            StoreError,
-            "manifest.json: not a valid manifest.*streams",
-        ),
-        (edit_manifest(lambda m: m.update(version=99)), StoreError, "field 'version' is 99"),
+        (lambda d: (d / "clip_txt.npy").write_bytes(b""), StoreError, "clip_txt.npy: no whole array"),
+        (edit_manifest(lambda m: m.pop("streams")), StoreError, "not a valid manifest.*streams"),
+        (edit_manifest(lambda m: m.update(streams=[])), StoreError, "not a valid manifest.*streams"),
+        (edit_manifest(lambda m: m.update(version=99)), StoreError, "field version"),
         (edit_manifest(lambda m: m.update(n_pairs=56)), StoreError, "57 pairs, the manifest says 56"),
+        (edit_manifest(lambda m: m.update(n_pairs=-1)), StoreError, "field n_pairs"),
+        (edit_manifest(lambda m: m["streams"][0].update(dim=11)), StoreError, "dino.npy: float16 .57, 12."),
+        (edit_manifest(lambda m: m["streams"][0].update(dtype="float99")), StoreError, "streams.0.dtype"),
         (
-            edit_manifest(lambda m: m["streams"][0].update(dim=11)),
+            edit_manifest(lambda m: m["streams"][0].update(name="../dino")),
             StoreError,
-            "dino.npy: float16 .57, 12., the manifest says",
+            "streams.0.name.*letters",
         ),
         (
-            edit_manifest(lambda m: m["streams"][1].update(ids_sha256="0")),
+            edit_manifest(lambda m: m["streams"][0].update(name="/etc/x")),
             StoreError,
-            "clip_img.npy: .*another order of ids",
+            "streams.0.name.*letters",
         ),
-        (edit_manifest(lambda m: m["file_bytes"].update({"dino.npy": 1})), StoreError, "dino.npy"),
+        (
+            edit_manifest(lambda m: m["streams"][0].update(name="items")),
+            StoreError,
+            "means something to torch",
+        ),
+        (edit_manifest(lambda m: m["streams"][1].update(ids_sha256="0")), StoreError, "another order of ids"),
+        (edit_manifest(lambda m: m["sha256"].pop("labels.npz")), StoreError, "labels.npz: its sha256"),
+        (edit_manifest(lambda m: m["sha256"].update({"../up": "0"})), StoreError, "field sha256"),
+        (
+            rewrite("labels.npz", labels_out_of_range),
+            StoreError,
+            "labels or classes are unreadable.*indices must be < 5",
+        ),
+        (rewrite("labels.npz", truncate), StoreError, "labels or classes are unreadable"),
+        (rewrite("labels.npz", lambda p: p.write_bytes(b"")), StoreError, "labels or classes are unreadable"),
+        (rewrite("classes.json", lambda p: p.write_text('["a"]')), StoreError, "'labels' has shape"),
+        (
+            rewrite("classes.json", lambda p: p.write_text("[1, 2, 3, 4, 5]")),
+            StoreError,
+            "'classes' holds int",
+        ),
+        (rewrite("samples.jsonl", lambda p: p.write_text("{}\n")), StoreError, "unreadable"),
+        (rewrite("samples.jsonl", lambda p: p.write_text("5\n")), StoreError, "unreadable"),
+        (rewrite("samples.jsonl", lambda p: p.write_bytes(b"\xff\n")), StoreError, "unreadable"),
     ],
 )
 def test_damage_is_found_on_open(store, damage, error, words):
     damage(store.directory)
     with pytest.raises(error, match=words):
         FeatureStore.open(store.directory)
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "labels.npz", "classes.json"])
+def test_a_small_file_altered_at_equal_size_is_found_on_open(store, name):
+    """Captions edited, labels of the validation store in the place of the test store's."""
+    content = bytearray((store.directory / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (store.directory / name).write_bytes(content)
+    with pytest.raises(
+        StoreError, match=f"{name}: its sha256 is not the manifest's .cut, altered or swapped"
+    ):
+        FeatureStore.open(store.directory)
+    with pytest.raises(StoreError, match=f"{name}: its sha256"):
+        store.verify()  # opened before
+
+
+def test_digest_is_that_of_features_labels_and_captions(tmp_path):
+    digests = []
+    for change in (
+        {},
+        {"captions": ["other"] * N},
+        {"labels": None},
+        {"classes": list("vwxyz")},
+        {"split": "val"},
+    ):
+        directory = tmp_path / str(len(digests))
+        digests.append(FeatureStore.create(directory, **{**contents(), **change}).digest)
+    assert len(set(digests)) == 5
 
 
 def test_a_stream_of_another_store_is_refused(store, tmp_path):
@@ -215,15 +323,20 @@ def test_verify_reads_everything(store, value, words):
             r"'dino' has shape \(56, 12\) for 57 ids",
         ),
         (lambda g: g["features"]["dino"].__setitem__((3, 2), np.nan), "dino.npy: 1 rows are NaN.*pair/3"),
-        (lambda g: g["features"]["dino"].__setitem__((3, 2), 1e6), "beyond float16.*pair/3"),
+        (lambda g: g["features"]["dino"].__setitem__((3, 2), np.inf), "beyond float16.*pair/3"),
         (lambda g: g["features"]["clip_txt"].__setitem__(4, 0), "all zero.*pair/4"),
         (lambda g: g.update(captions=g["captions"][1:]), "'captions' has 56 entries for 57 ids"),
         (lambda g: g.update(classes=["a"]), "'labels' has shape"),
         (lambda g: g["ids"].__setitem__(1, "pair/0"), "'pair/0' occurs more than once"),
-        (
-            lambda g: g.update(stream_ids={"clip_img": g["ids"][::-1]}),
-            "'clip_img' has its rows in another order",
-        ),
+        (lambda g: g["features"].update({"../evil": g["features"]["dino"]}), "stream name '../evil'"),
+        (lambda g: g["features"].update({"/tmp/evil": g["features"]["dino"]}), "stream name '/tmp/evil'"),
+        (lambda g: g["features"].update({"": g["features"]["dino"]}), "stream name ''"),
+        (lambda g: g["features"].update(keys=g["features"]["dino"]), "'keys' means something to torch"),
+        (lambda g: g.update(ids=list(np.arange(N))), "'ids' holds int64; give text"),
+        (lambda g: g.update(ids=list(range(N))), "'ids' holds int; give text"),
+        (lambda g: g.update(captions=[b"x"] * N), "'captions' holds bytes; give text"),
+        (lambda g: g.update(classes=[1, 2, 3, 4, 5]), "'classes' holds int; give text"),
+        (lambda g: g.update(labels=np.full((N, 5), np.nan)), "labels: contains NaN"),
         (
             lambda g: g.update(
                 features={s: a[:0] for s, a in g["features"].items()},
@@ -239,9 +352,9 @@ def test_verify_reads_everything(store, value, words):
 def test_bad_input_is_refused_and_leaves_no_store(tmp_path, change, words):
     given = contents()
     change(given)
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(ValueError, match=words):
         FeatureStore.create(tmp_path / "store", **given)
-    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "store").exists() and not (tmp_path / "evil.npy").exists()
 
 
 def test_a_finished_store_is_replaced_only_on_request(store):
@@ -256,7 +369,7 @@ def test_a_finished_store_is_replaced_only_on_request(store):
     assert after.digest == FeatureStore.open(store.directory).digest
 
 
-# --- the authors' HDF5 files ---------------------------------------------------------------------------------------
+# --- the authors' HDF5 files ---
 
 
 def write_h5(path, features, indices=None):
@@ -282,7 +395,7 @@ def test_import_aligns_by_indices(tmp_path):
         **{k: given[k] for k in ("ids", "image_ids", "captions", "labels", "classes")},
     )
     for name, array in given["features"].items():
-        np.testing.assert_array_equal(store[name], array.astype(np.float16))
+        np.testing.assert_array_equal(store[name], array)
     assert store.ids == given["ids"] and store.captions == given["captions"]
     np.testing.assert_array_equal(store.labels.toarray(), given["labels"].toarray() != 0)
 
@@ -298,7 +411,7 @@ def test_import_of_the_common_samples(tmp_path):
     store = import_hdf5(tmp_path / "store", files, only_common=True, captions=[f"c{i}" for i in range(10)])
     assert store.ids == ["7", "9"] and store.captions == ["c7", "c9"]
     for name in files:
-        np.testing.assert_array_equal(store[name], array[[7, 9]].astype(np.float16))
+        np.testing.assert_array_equal(store[name], array[[7, 9]])
 
 
 @pytest.mark.parametrize(
@@ -306,10 +419,25 @@ def test_import_of_the_common_samples(tmp_path):
     [
         (lambda p: write_h5(p, np.ones((3, 4)), [0, 1]), StoreError, "'indices' has shape .2,. for 3 rows"),
         (lambda p: write_h5(p, np.ones((3, 4)), [0, 1, 1]), StoreError, "twice"),
+        (
+            lambda p: write_h5(p, np.ones((3, 4)), [0, 1, -1]),
+            StoreError,
+            "'indices' .int64. must be whole numbers",
+        ),
+        (
+            lambda p: write_h5(p, np.ones((3, 4)), [0.0, 0.7, 2.0]),
+            StoreError,
+            "'indices' .float64. must be whole",
+        ),
+        (
+            lambda p: write_h5(p, np.ones((3, 4)), np.uint64([0, 1, 2**63])),
+            StoreError,
+            "must be whole numbers",
+        ),
         (lambda p: write_h5(p, np.ones(3)), StoreError, "no two-dimensional dataset 'features'"),
         (lambda p: p.write_bytes(b"not hdf5"), StoreError, "not a readable HDF5 file"),
         (lambda p: None, FileNotFoundError, "missing"),
-        (lambda p: write_h5(p, np.ones((3, 4)), [0, 1, 99]), StoreError, "samples that other streams lack"),
+        (lambda p: write_h5(p, np.ones((3, 4)), [0, 1, 99]), StoreError, "samples that others lack"),
         (lambda p: write_h5(p, np.ones((2, 4))), StoreError, "other.h5: .*lack"),
         (lambda p: write_h5(p, np.zeros((3, 4))), StoreError, "all zero"),
     ],

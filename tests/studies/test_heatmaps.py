@@ -22,6 +22,7 @@ from sparc_lib.attribution.methods import (
     UNTRAINED,
     WHOLE,
     WRONG,
+    Benchmark,
     Guide,
     Method,
     absent_classes,
@@ -33,10 +34,10 @@ from sparc_lib.attribution.methods import (
     supervised_maps,
 )
 from sparc_lib.attribution.relevance import encode_traces, heatmap, trace_pairs
-from sparc_lib.attribution.segmentation import miniworld_regions, pixel_ap
+from sparc_lib.attribution.segmentation import annotated_images, pixel_ap
 from sparc_lib.attribution.words import hit_difference, word_scores
+from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
-from sparc_lib.miniworld.scenes import MiniWorldDataset
 from sparc_lib.paths import WEIGHTS
 from sparc_lib.profiles import load_profile
 from sparc_lib.studies.heatmaps import (
@@ -57,7 +58,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def data():
-    return miniworld_regions(MiniWorldDataset("test", 12), 12)
+    return annotated_images(DrawnDataset("test", 12), 12, min_pixels=40)
 
 
 def a_guide(pair, data, gate, seed, setting):
@@ -72,9 +73,12 @@ def maps(pair, data):
     guides = [
         a_guide(pair, data, gate, seed, f"{gate}_lambda1") for gate in ("global", "local") for seed in (0, 1)
     ]
-    return benchmark_maps(
-        data, "miniworld", pair, guides, guides[0], np.random.default_rng(0), progress=False
+    random_pair = (
+        DinoEncoder(WEIGHTS / "dino", random_weights=1),
+        ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", random_weights=1),
     )
+    benchmark = Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
+    return benchmark_maps(benchmark, np.random.default_rng(0), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,7 @@ def test_every_method_covers_every_region(maps, data):
         assert len(have(group="SPARC", target=CAPTION, setting=f"{gate}_lambda1")) == codings * 2 * 2
         assert len(have(group="SPARC", target=NAMED, setting=f"{gate}_lambda1")) == 2 * 2
     assert len(have(target=WRONG)) == 2 * 2 and len(have(target=SIMILARITY)) == 1
+    assert len(have(target=RANDOM_WEIGHTS)) == 2
     joint, alone = (
         maps[Method("SPARC", CAPTION, "dino", "global_lambda1", coding, 0)]
         for coding in ("joint", "independent")

@@ -1,3 +1,5 @@
+"""Searches, matrices and retrieval figures show what they were given."""
+
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -8,7 +10,7 @@ import scipy.sparse as sp
 from PIL import Image
 
 from sparc_lib.notebook import retrieval as pr
-from sparc_lib.notebook.panels import HIT, Answer, answers, described, panel
+from sparc_lib.notebook.retrieval import HIT, Answer, answers, described, panel
 from sparc_lib.retrieval import retrieval_metrics
 
 LABELS = sp.csr_array(np.array([[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]], bool))
@@ -43,16 +45,17 @@ def test_panel_shows_queries_answers_and_marks_hits():
     fig = panel(plt.figure(), STORE, DATA, lines)
     (caption, pictures), (picture, captions), (own, last) = np.array(fig.axes).reshape(3, 2)
     assert texts(caption) == ["a dog and a cat"] and texts(own) == ["my own words"]
+    assert texts(pictures) == ["0 of 2 classes", "✓ hit"]
+    sheet = pictures.images[0].get_array()
     assert (
-        texts(pictures) == ["0 of 2 classes", "✓ hit"]
-        and len(pictures.images) == 2
-        and len(pictures.patches) == 1
-    )
-    assert texts(captions) == ["· a cat", "✓ a dog"] and [t.get_color() for t in captions.texts] == [
-        "black",
-        HIT,
-    ]
-    assert pictures.images[1].get_array()[0, 0, 0] == 2 * 60  # row 1 is item 2 of the data set
+        sheet[50, 50, 0] == 0 and sheet[50, 150, 0] == 2 * 60
+    )  # rows 3 and 1 are items 0 and 2 of the data set
+    assert (
+        sheet[1, 50].tolist() == [255] * 3 and sheet[1, 150].tolist() == [0] * 3
+    )  # only the hit has a frame
+    assert texts(captions) == ["·", "a cat", "✓", "a dog"]
+    assert [text.get_fontweight() for text in captions.texts[1::2]] == ["normal", "bold"]
+    assert captions.texts[3].get_color() == HIT
     assert len(picture.images) == 1 and texts(last) == ["Tree"]
     plt.close(fig)
 
@@ -61,8 +64,8 @@ def test_matrix_prints_means_spreads_and_gaps():
     mean = pd.DataFrame({"x": [0.5, 0.25], "y": [np.nan, 0.125]}, index=["m", "n"])
     spread = pd.DataFrame({"x": [np.nan, 0.01], "y": [np.nan, np.nan]}, index=["m", "n"])
     ax = pr.score_matrix(plt.figure().gca(), mean, spread, top=0.5, groups=[1])
-    assert texts(ax) == ["0.500", "–", "0.250\n±0.010", "0.125"]
-    assert [t.get_fontweight() for t in ax.texts] == ["bold", "normal", "normal", "bold"]
+    weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
+    assert weights == {"0.500": "bold", "0.250\n±0.010": "normal", "0.125": "bold", "–": "normal"}
     plt.close("all")
 
 
@@ -76,7 +79,27 @@ def test_curves_go_through_the_recalls():
     plt.close("all")
 
 
-def test_bars_stand_at_means_over_seeds():
+def test_retrieval_bars_put_controls_on_their_setting_and_leave_joint_codes_out():
+    columns = ["model", "setting", "coding", "query", "reference", "recall_1"]
+    rows = [
+        ("raw", "raw_clip", "features", "clip_img", "clip_txt", 0.9),
+        ("trained", "ours", "independent", "dino", "clip_txt", 0.2),
+        ("trained", "ours", "independent", "dino", "clip_txt", 0.4),
+        ("trained", "ours", "independent", "clip_img", "clip_txt", 0.5),
+        ("trained", "ours", "joint", "dino", "clip_txt", 1.0),
+        ("untrained", "ours", "independent", "dino", "clip_txt", 0.1),
+    ]
+    ax = pr.retrieval_bars(plt.figure().gca(), pd.DataFrame(rows, columns=columns))
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.3, 0.5])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [
+        "DINO\n→ CLIP text",
+        "CLIP image\n→ CLIP text",
+    ]
+    assert ax.get_legend_handles_labels()[1] == ["untrained", "raw CLIP features", "ours"]
+    plt.close("all")
+
+
+def test_protocols_and_classifiers_have_a_bar_each():
     rows = pd.DataFrame(
         {
             "kind": [pr.CODES, pr.CODES, pr.RAW, pr.CODES],
@@ -85,8 +108,7 @@ def test_bars_stand_at_means_over_seeds():
         }
     )
     ax = pr.protocol_bars(plt.figure().gca(), rows)
-    heights = [bar.get_height() for bar in ax.patches]
-    assert sorted(h for h in heights if np.isfinite(h)) == pytest.approx([0.1, 0.3, 0.6])
+    assert sorted(bar.get_height() for bar in ax.patches) == pytest.approx([0.1, 0.3, 0.6])
     table = pd.DataFrame(
         {
             "kind": [pr.CODES, pr.CODES, pr.CROSS],
@@ -95,12 +117,8 @@ def test_bars_stand_at_means_over_seeds():
             "target": ["dino", "dino", "clip_txt"],
         }
     )
-    ax = pr.downstream_bars(
-        plt.figure().gca(),
-        table,
-        "dino",
-        [(pr.CODES, "dino"), (pr.CROSS, "clip_txt")],
-        {(pr.CODES, "dino"): 0.05},
-    )
+    order = [(pr.CODES, "dino"), (pr.CROSS, "clip_txt")]
+    ax = pr.downstream_bars(plt.figure().gca(), table, "dino", order, {(pr.CODES, "dino"): 0.05})
     assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.25, 0.1])
+    assert ax.get_legend_handles_labels()[1] == ["random encoders"]
     plt.close("all")

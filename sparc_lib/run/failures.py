@@ -1,0 +1,139 @@
+"""What is wrong with a notebook: before it runs, after it has run, and what to do about it."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import psutil
+
+from .. import paths
+from ..files import is_disk_full
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+UNREADABLE = (
+    OSError,
+    ValueError,
+    nbformat.reader.NotJSONError,
+)  # an empty notebook, or one cut by a full disk
+FULL = "No space left on device"
+
+
+class Remedy(NamedTuple):
+    """Words that a failure's text holds, what they mean, and what to do."""
+
+    pattern: str
+    text: str
+
+
+REMEDIES = (
+    Remedy(
+        "DeadKernelError|Kernel died|died before replying",
+        "the kernel was killed or crashed; most often memory has run out ({peak:.1f} of {memory:.1f} GiB "
+        "used): close other programs, lower notebooks_at_once in the profile, or take a larger machine",
+    ),
+    Remedy(
+        "MemoryError|OutOfMemoryError|not enough memory|can't allocate",
+        "memory has run out ({peak:.1f} of {memory:.1f} GiB used): close other programs, lower the batch "
+        "sizes in the profile, or take a larger machine",
+    ),
+    Remedy(
+        "Too many open files", "too many files are open; raise the limit with ulimit -n 4096 and run again"
+    ),
+    Remedy(
+        f"{FULL}|disk is full|quota exceeded",
+        "the disk is full: free space, or point $SPARC_OUTPUT (figures and results) or $SPARC_DATA (heavy "
+        "artefacts) elsewhere; finished parts are kept",
+    ),
+)
+
+
+def parameters_fault(notebook: Path) -> str | None:
+    """What is wrong with a notebook's parameters cell, through which it learns its profile; None if nothing
+    is."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+        sources = ["".join(cell["source"]) for cell in tagged]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "is no notebook; restore it from version control"
+    if len(sources) != 1 or not re.search(r"^profile\s*=", sources[0], re.MULTILINE):
+        return 'needs one cell tagged "parameters" with a line such as: profile = "mini"'
+    return None
+
+
+def weights_fault(folder: Path) -> str | None:
+    """Which weights in an encoder's folder are not whole, by their size; None if all are."""
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            head = stream.read(8)
+            if head == b"version ":
+                return f"{file}: a pointer of Git LFS in the place of the weights; fetch them: git lfs pull"
+            try:
+                header = json.loads(stream.read(min(int.from_bytes(head, "little"), size)))
+                ends = [
+                    tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"
+                ]
+                whole = size == stream.tell() + max(ends)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                whole = False
+        if not whole:
+            return f"{file}: cut or damaged; restore it: git checkout -- {file}"
+    return None
+
+
+def unfinished(executed: Path) -> str | None:
+    """Which code cell of an executed notebook did not run to its end; None if all did."""
+    try:
+        cells = nbformat.read(executed, as_version=4).cells
+    except UNREADABLE as error:
+        return f"what papermill wrote cannot be read ({error})"
+    for cell in cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        if failed or cell.execution_count is None:
+            return (
+                f"the cell that begins {_first_line(cell)!r} did not run to its end; does one call sys.exit?"
+            )
+    return None
+
+
+def explained(fault: str, failed: Path, log: Path, peak_mb: float) -> str:
+    """The lines that explain a failure: the failing cell's error, else the end of the log, and the remedy.
+
+    failed: what papermill wrote. log: what it printed. peak_mb: memory of its largest process, MiB.
+    """
+    printed = log.read_text(errors="replace").strip()
+    lines = _last_error(failed) or [f"{fault}; the end of {log}:", *printed.splitlines()[-6:]]
+    text = "\n".join([*lines, printed[-4000:]])
+    if any(is_disk_full(RuntimeError(), folder / "x") for folder in (failed.parent, paths.data_root())):
+        text += FULL
+    memory = psutil.virtual_memory().total / 2**30
+    for remedy in REMEDIES:
+        if re.search(remedy.pattern, text):
+            lines.append(remedy.text.format(peak=peak_mb / 1024, memory=memory))
+    lines += [f"what ran is in {failed}", f"the log is {log}"]
+    return "\n".join("    " + line for line in lines)
+
+
+def _last_error(executed: Path) -> list[str]:
+    """The last error in an executed notebook and the cell it is in; [] if there is none or it cannot be
+    read."""
+    lines: list[str] = []
+    try:
+        cells = nbformat.read(executed, as_version=4).cells
+    except UNREADABLE:
+        return lines
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                trace = ANSI.sub("", "\n".join(output.traceback)).splitlines()
+                lines = [f"in the cell that begins {_first_line(cell)!r}:", *trace[-12:]]
+    return lines
+
+
+def _first_line(cell: nbformat.NotebookNode) -> str:
+    return cell.source.strip().splitlines()[0]
