@@ -11,6 +11,7 @@ import torch
 
 from sparc_lib import paths
 from sparc_lib.profiles import load_profile
+from sparc_lib.studies import announced
 from sparc_lib.studies import runs as workflow
 
 
@@ -122,7 +123,7 @@ def test_a_long_training_says_so_once(profile, store, tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "a.pt", progress=False)
         assert not caplog.text  # seconds are not worth a word
-        monkeypatch.setattr(workflow, "LONG", 0)
+        monkeypatch.setattr(announced, "LONG", 0)
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "b.pt", progress=False)
     assert caplog.text.count("30 steps of") == 1 and "about 0.0 h" in caplog.text
 
