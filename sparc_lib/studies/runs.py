@@ -140,10 +140,9 @@ def features(
 
 
 def processes(profile: Profile, data: PairedDataset) -> int:
-    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a
-    CPU gain
-    little from several threads; one alone for photographs, which have loading processes of their own, and on
-    a GPU.
+    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU
+    gain little from several threads; one alone for photographs, which have loading processes of their own,
+    and on a GPU.
     """
     alone = (
         profile.data.kind != "miniworld"
