@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written aside, made durable, renamed; one lock, one word for a full disk."""
+"""Files that are whole or not there: written aside, made durable, renamed; one lock, one word for a full
+disk."""
 
 import errno
 import hashlib

@@ -60,7 +60,8 @@ class Pattern:
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The transpose: crow [n_latents + 1], col [nnz] (rows), and the order [nnz] that sorts the values."""
+        """The transpose: crow [n_latents + 1], col [nnz] (rows), and the order [nnz] that sorts the
+        values."""
         if self.col.device.type == "cpu":  # SciPy counts where torch would sort, in a seventh of the time
             entries = np.arange(len(self.col))
             shape = (self.n_rows, self.n_latents)
@@ -111,7 +112,8 @@ def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
 
 
 class _GatherCodes(torch.autograd.Function):
-    """h[i, l] at the pattern's entries, as many a row; the backward needs nothing of size n_rows x n_latents."""
+    """h[i, l] at the pattern's entries, as many a row; the backward needs nothing of size n_rows x
+    n_latents."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, pre_bias, h, pattern, grad_buffer):

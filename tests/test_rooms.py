@@ -10,7 +10,8 @@ from sparc_lib.run import suite
 
 LIBRARY = paths.REPO / "sparc_lib"
 FILE = 300  # most lines of one file
-# The goal is a whole of 12,000 lines and a core of 2,500. Neither is reached yet, so these numbers are what there is:
+# The goal is a whole of 12,000 lines and a core of 2,500. Neither is reached yet, so these numbers are what
+# there is:
 # they may be lowered, never raised.
 WHOLE, CORE = 15_600, 2_840
 SOURCES = sorted(LIBRARY.rglob("*.py"))

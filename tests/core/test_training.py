@@ -266,7 +266,8 @@ class Poisoned(TensorFeed):
 
 @pytest.mark.parametrize("step", [1, 2, 4, 5, 6, 13])
 def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tmp_path):
-    """Log every 10 steps, save every 3 and at the ends of epochs (5, 10, 15): whatever the file holds is finite."""
+    """Log every 10 steps, save every 3 and at the ends of epochs (5, 10, 15): whatever the file holds is
+    finite."""
     data, path = sample(), tmp_path / "run.pt"
     config = TrainConfig(**{**CONFIG.__dict__, "log_every": 10, "checkpoint_steps": 3})
     with pytest.raises(
