@@ -258,8 +258,7 @@ class SPARC(nn.Module):
         run_config: Mapping[str, Any] | str | Path,
         gate: Gate | None = None,
     ) -> "SPARC":
-        """A model from the authors' `msae_checkpoint.pth` and `run_config.json`, given as paths or as
-        contents.
+        """A model from the authors' `msae_checkpoint.pth` and `run_config.json`, as paths or contents.
 
         gate: for a run_config without 'topk_type'. Raises ValueError that names the key a file lacks, has in
         a wrong shape, or with NaN or infinite values.
@@ -270,9 +269,7 @@ class SPARC(nn.Module):
             run_config = json.loads(Path(run_config).read_text(encoding="utf-8"))
         run = dict(run_config.get("args", run_config))
         if gate is not None and run.setdefault("topk_type", gate) != gate:
-            raise ValueError(
-                f"run_config.json: 'topk_type' is {run['topk_type']!r}; do not pass gate={gate!r}"
-            )
+            raise ValueError(f"run_config.json: 'topk_type' is {run['topk_type']!r}, not {gate!r}")
         for key in ("n_latents", "k", "topk_type"):
             if key not in run:
                 remedy = "pass gate='global' or 'local'" if key == "topk_type" else "pass the authors' file"
@@ -282,14 +279,9 @@ class SPARC(nn.Module):
             raise ValueError("checkpoint: no 'encoders.<stream>.weight'; pass that of msae_checkpoint.pth")
         order = list(run_config.get("config_file_content", {}).get("train_stream_feature_files", names))
         names.sort(key=lambda name: order.index(name) if name in order else len(order))
-        model = cls(
-            {name: checkpoint[f"encoders.{name}.weight"].shape[1] for name in names},
-            run["n_latents"],
-            run["k"],
-            run["topk_type"],
-            run.get("auxk", 64),
-            run.get("dead_steps_threshold", 1000),
-        )
+        dims = {name: checkpoint[f"encoders.{name}.weight"].shape[1] for name in names}
+        k_aux, dead_after = run.get("auxk", 64), run.get("dead_steps_threshold", 1000)
+        model = cls(dims, run["n_latents"], run["k"], run["topk_type"], k_aux, dead_after)
         state = model.state_dict()
         for name, (field, key) in product(names, PUBLISHED_KEYS.items()):
             key = key.format(name)

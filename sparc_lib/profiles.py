@@ -16,7 +16,7 @@ from . import paths
 
 Gate = Literal["global", "local"]
 PreBias = Literal["zero", "mean"]
-# YAML text stays text and true stays no number; floats are finite.
+# Text stays text and true is no number; floats are finite.
 Scenes = Annotated[int, Field(strict=True, ge=16, le=10**7)]
 Images = Annotated[int, Field(strict=True, ge=2, le=10**7)]
 Steps = Annotated[int, Field(strict=True, ge=1, le=10**8)]
@@ -55,9 +55,7 @@ class DataSpec:
     test: Images | None
     seed: Seed  # of the miniature world; a subsample of a real data set uses it too
     max_samples: Images | None  # cap on the pairs of each split of a real data set; null keeps all
-    control_train: (
-        Scenes | None
-    )  # training scenes of the random-weight control; null takes as many as `train`
+    control_train: Scenes | None  # training scenes of the random-weight control; null takes `train`
 
 
 @dataclass(frozen=True, config=STRICT)

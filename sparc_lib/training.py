@@ -175,11 +175,10 @@ def train(
         centre_pre_bias(model, feed)
     with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step", desc="training") as bar:
         for epoch in range(run.step // per_epoch, config.epochs):
+            order = _generator(config.seed, 0, epoch)  # one per epoch: resuming needs no generator state
             batches = feed.batches(
                 config.batch_size,
-                generator=_generator(
-                    config.seed, 0, epoch
-                ),  # one per epoch: resuming needs no generator state
+                generator=order,
                 device=device,
                 drop_last=config.drop_last,
                 start=run.step - epoch * per_epoch,
@@ -251,10 +250,8 @@ class _Run:
         """Raise FloatingPointError if some step's loss was not finite."""
         step = int(self.diverged)
         if step:
-            lr, kept = (
-                self.identity["lr"],
-                f"{self.path}, if saved before, is whole" if self.path else "unsaved",
-            )
+            lr = self.identity["lr"]
+            kept = f"{self.path}, if saved before, is whole" if self.path else "unsaved"
             raise FloatingPointError(
                 f"the loss is not finite at step {step} ({kept}); train with lr below {lr:g}"
             )
@@ -263,16 +260,9 @@ class _Run:
         """Add the history of this step, the total last. Raises FloatingPointError if the loss diverged."""
         self.demand_finite()
         alive = {name: (~self.model.dead(name)).sum() for name in self.model.streams}
-        named = {
-            "nmse": terms.nmse,
-            "cross": terms.cross,
-            "auxk": terms.auxk,
-            "l0": terms.l0,
-            "alive": alive,
-            "redrawn": redrawn,
-            "lr": {None: self.optimizer.param_groups[0]["lr"]},
-            "total": {None: terms.total},
-        }
+        lr = self.optimizer.param_groups[0]["lr"]
+        named = {"nmse": terms.nmse, "cross": terms.cross, "auxk": terms.auxk, "l0": terms.l0}
+        named |= {"alive": alive, "redrawn": redrawn, "lr": {None: lr}, "total": {None: terms.total}}
         for term, part in named.items():
             for key, value in part.items():
                 source, target = key if isinstance(key, tuple) else (key, key)
@@ -302,7 +292,7 @@ class _Run:
             theirs = made_with.get(name)
             if theirs != value:
                 raise ValueError(
-                    f"{self.path}: made with {name} = {theirs!r}, this run has {value!r}; use another or delete it"
+                    f"{self.path}: made with {name} = {theirs!r}, this run has {value!r}; delete it"
                 )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])

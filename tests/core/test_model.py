@@ -245,5 +245,5 @@ def test_a_run_config_without_its_gate_is_asked_not_guessed():
         SPARC.from_published(state, config)
     assert SPARC.from_published(state, config, gate="local").config == model.config
     config["args"]["topk_type"] = "global"
-    with pytest.raises(ValueError, match="'topk_type' is 'global'; do not pass gate='local'"):
+    with pytest.raises(ValueError, match="'topk_type' is 'global', not 'local'"):
         SPARC.from_published(state, config, gate="local")
