@@ -92,7 +92,7 @@ def set_up(options: Options) -> Profile | None:
     use_data_root(options.data_root)
     if options.test:
         return None
-    profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
+    profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE") or None))
     os.environ["SPARC_PROFILE"] = profile.name
     return profile
 

@@ -250,18 +250,18 @@ def test_bad_requests():
 
 
 class Poisoned(TensorFeed):
-    """Gives one sample so large, at one step, that the loss overflows."""
+    """Makes one latent of the model so strong, at one step, that the loss overflows."""
 
-    def __init__(self, streams, step):
+    def __init__(self, model, streams, step):
         super().__init__(streams)
-        self.step, self.count = step, 0
+        self.model, self.step, self.count = model, step, 0
 
     def gather(self, rows, device="cpu"):
         self.count += 1
-        batch = super().gather(rows, device)
         if self.count == self.step:
-            batch["dino"][0] *= 1e30
-        return batch
+            with torch.no_grad():
+                self.model.latent_bias["dino"][0] = 1e30
+        return super().gather(rows, device)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 5, 6, 13])
@@ -273,7 +273,8 @@ def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tm
     with pytest.raises(
         FloatingPointError, match=f"not finite at step {step} .*run.pt.*; train with lr below"
     ):
-        train(build(), Poisoned(data, step), config, path, progress=False)
+        model = build()
+        train(model, Poisoned(model, data, step), config, path, progress=False)
     earlier = max((saved for saved in (3, 5, 6, 9, 10, 12) if saved < step), default=None)
     assert path.exists() == (earlier is not None)
     if earlier:
@@ -316,13 +317,9 @@ def test_a_loss_on_a_device_that_is_not_waited_for_is_asked_before_a_save(tmp_pa
     real_watch = training._Run.watch
     monkeypatch.setattr(training._Run, "watch", watch)
     with pytest.raises(FloatingPointError, match="not finite at step 3"):
-        train(
-            build(),
-            Poisoned(sample(), 3),
-            TrainConfig(**{**CONFIG.__dict__, "log_every": 50}),
-            path,
-            progress=False,
-        )
+        model = build()
+        config = TrainConfig(**{**CONFIG.__dict__, "log_every": 50})
+        train(model, Poisoned(model, sample(), 3), config, path, progress=False)
     assert real is training._Run.demand_finite and asked == [1, 2, 3, 4, 5] and not path.exists()
 
 
