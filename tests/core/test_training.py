@@ -142,7 +142,7 @@ def test_runs_differ_by_seed_only():
 
 @pytest.mark.parametrize("gate", ["global", "local"])
 def test_bfloat16_trains_float32_weights(gate, tmp_path):
-    """One step is that of float32 but for rounding and near-ties; a run learns as much, and resumes exactly."""
+    """One step is that of float32 but for rounding and near-ties; a run learns as much, resumes exactly."""
     data, half = sample(), TrainConfig(**{**CONFIG.__dict__, "precision": "bfloat16", "checkpoint_steps": 3})
     one, other = build(gate=gate), build(gate=gate)
     terms = [
@@ -265,7 +265,7 @@ class Poisoned(TensorFeed):
 
 @pytest.mark.parametrize("step", [1, 2, 4, 5, 6, 13])
 def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tmp_path):
-    """Log every 10 steps, save every 3 and at the ends of epochs (5, 10, 15): whatever the file holds is finite."""
+    """Log every 10 steps, save every 3 and at the ends of epochs (5, 10, 15): what it holds is finite."""
     data, path = sample(), tmp_path / "run.pt"
     config = TrainConfig(**{**CONFIG.__dict__, "log_every": 10, "checkpoint_steps": 3})
     with pytest.raises(
