@@ -13,8 +13,7 @@ __all__ = list(_EXPORTS)
 __version__ = "0.1.0"
 
 # At its end Python would search all objects of torch and transformers for cycles once more, in every kernel,
-# for
-# memory that the process gives back anyway.
+# for memory that the process gives back anyway.
 atexit.register(gc.freeze)
 
 

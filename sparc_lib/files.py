@@ -1,5 +1,4 @@
-"""Files that are whole or not there: written aside, made durable, renamed; one lock, one word for a full
-disk."""
+"""Files that are whole or not there: written aside, made durable, renamed; with locks and full disks."""
 
 import errno
 import hashlib

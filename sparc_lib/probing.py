@@ -1,7 +1,5 @@
 """1-D probes: how well does a single latent predict a class? (arXiv:2507.06265, 1-D probe loss)"""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +63,7 @@ def _fit(activation: np.ndarray, target: np.ndarray, solver: str) -> tuple[float
 
 
 def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, float]:
-    """The same optimum to machine precision: with two unknowns, Newton's method needs a few steps, each
-    halved until the objective falls."""
+    """The same optimum to machine precision: Newton steps, each halved until the objective falls."""
 
     def objective(weight: float, bias: float) -> float:
         return float(count @ np.logaddexp(0, -sign * (weight * x + bias))) + weight * weight / 2
@@ -147,7 +144,7 @@ def probe_losses(
     several times faster.
 
     Raises ValueError for another select_on or solver, different numbers of samples, or no class with enough
-    positives.
+    of them.
     """
     if select_on not in ("all", "train"):
         raise ValueError(f"select_on={select_on!r}: choose 'all' (as published) or 'train'")
@@ -155,14 +152,12 @@ def probe_losses(
         raise ValueError(f"solver={solver!r}: choose 'lbfgs' (as published) or 'newton'")
     codes, labels = as_csr(codes, "codes").tocsc(), as_csr(labels, "labels")
     if codes.shape[0] != labels.shape[0]:
-        raise ValueError(
-            f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples"
-        )
+        raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same")
     columns = probed_classes(labels, min_positives)
     if not len(columns):
+        enough = f"more than {min_positives} positives and negatives"
         raise ValueError(
-            f"no class of {labels.shape[1]} has more than {min_positives} positives and negatives; "
-            "use more samples or a smaller min_positives"
+            f"no class of {labels.shape[1]} has {enough}; use more samples or a smaller min_positives"
         )
     probe = _Probe(codes, (codes > 0).T.astype(np.float32), select_on, n_candidates, solver)
     positives = labels.tocsc()[:, columns]

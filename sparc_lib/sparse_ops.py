@@ -24,44 +24,38 @@ from torch.autograd.function import once_differentiable
 
 with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta; take it here
     warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(
-        torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=False
-    )
+    torch.eye(1).to_sparse_csr()
 
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Where the non-zeros of stacked codes are: CSR of shape [n_rows, n_latents], and its transpose on
-    demand.
+    """Where the non-zeros of stacked codes are, in CSR of shape [n_rows, n_latents], and its transpose.
 
     crow [n_rows + 1], col [nnz] (latents), row [nnz]: long.
     """
 
     crow: Tensor
     col: Tensor
-    row: Tensor
     n_latents: int
 
     @classmethod
     def stack(cls, indices: Sequence[Tensor], n_latents: int) -> "Pattern":
         """Codes given as index tensors [batch_i, k_i], one below the other; the k_i may differ."""
-        device = indices[0].device
-        counts = torch.cat([torch.full((len(i),), i.shape[1], device=device) for i in indices])
-        row = torch.repeat_interleave(
-            torch.arange(len(counts), device=device), counts, output_size=sum(i.numel() for i in indices)
-        )
-        return cls(
-            F.pad(counts.cumsum(0), (1, 0)), torch.cat([i.reshape(-1) for i in indices]), row, n_latents
-        )
+        counts = torch.cat([i.new_full((len(i),), i.shape[1]) for i in indices])
+        return cls(F.pad(counts.cumsum(0), (1, 0)), torch.cat([i.reshape(-1) for i in indices]), n_latents)
 
     @property
     def n_rows(self) -> int:
         return len(self.crow) - 1
 
     @cached_property
+    def row(self) -> Tensor:
+        rows = torch.arange(self.n_rows, device=self.col.device)
+        return torch.repeat_interleave(rows, self.crow.diff(), output_size=len(self.col))
+
+    @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The transpose: crow [n_latents + 1], col [nnz] (rows), and the order [nnz] that sorts the
-        values."""
+        """The transpose: crow [n_latents + 1], col [nnz] (rows), the order [nnz] that sorts the values."""
         if self.col.device.type == "cpu":  # SciPy counts where torch would sort, in a seventh of the time
             entries = np.arange(len(self.col))
             shape = (self.n_rows, self.n_latents)
@@ -73,11 +67,8 @@ class Pattern:
 
 
 def _mkl(table: Tensor) -> bool:
-    return (
-        table.device.type == "cpu"
-        and table.dtype in (torch.float32, torch.float64)
-        and torch.backends.mkl.is_available()
-    )
+    exact = table.dtype in (torch.float32, torch.float64)
+    return exact and table.device.type == "cpu" and torch.backends.mkl.is_available()
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, n_columns: int) -> Tensor:
@@ -97,23 +88,17 @@ def _weighted_row_sums(
 
 
 def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
-    """[nnz]: for every entry the dot product of its row of `left` [n_rows, d] and its latent's row of
-    `table`."""
+    """[nnz]: for every entry the dot product of its row of `left` [n_rows, d] with that of `table`."""
     if _mkl(table):
         empty = _csr(pattern.crow, pattern.col, left.new_zeros(len(pattern.col)), len(table))
         return torch.sparse.sampled_addmm(empty, left, table.T, beta=0).values()
     block = max(1, (2**26 if table.is_cuda else 2**20) // table.shape[1])  # entries gathered at a time
-    return torch.cat(
-        [
-            torch.linalg.vecdot(left[r], table[c])
-            for r, c in zip(pattern.row.split(block), pattern.col.split(block))
-        ]
-    )
+    parts = zip(pattern.row.split(block), pattern.col.split(block))
+    return torch.cat([torch.linalg.vecdot(left[rows], table[columns]) for rows, columns in parts])
 
 
 class _GatherCodes(torch.autograd.Function):
-    """h[i, l] at the pattern's entries, as many a row; the backward needs nothing of size n_rows x
-    n_latents."""
+    """h[i, l] at the pattern's entries, as many a row; the backward needs nothing dense."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, pre_bias, h, pattern, grad_buffer):
@@ -166,8 +151,7 @@ class _DecodeRows(torch.autograd.Function):
 def preactivations(x: Tensor, weight: Tensor, bias: Tensor, pre_bias: Tensor) -> Tensor:
     """h = (x - p) Wᵀ + b, [batch, n_latents], without gradient: `gather_codes` supplies that.
 
-    The one dense product. Under autocast it is computed in half precision and returned in that of x, like all
-    else.
+    The one dense product. Under autocast it is computed in half precision and returned in that of x.
     """
     with torch.no_grad():
         return torch.addmm(bias, x - pre_bias, weight.T).to(x.dtype)

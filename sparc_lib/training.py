@@ -77,8 +77,7 @@ class TrainConfig:
 
     redraw_every: steps between re-drawings of dead latents. log_every: steps between history entries.
     checkpoint_steps, checkpoint_epochs: how often to save, on top of the end. seed: order of samples,
-    re-drawing. precision: as for `train_step`. Raises pydantic's ValidationError, a ValueError, that names
-    field and value.
+    re-drawing. precision: as for `train_step`. Raises a ValueError (pydantic's).
     """
 
     epochs: Steps = 50
@@ -113,9 +112,8 @@ class TrainConfig:
         """Batches of one epoch. Raises ValueError if there is none."""
         steps = n_samples // self.batch_size if self.drop_last else math.ceil(n_samples / self.batch_size)
         if not steps:
-            raise ValueError(
-                f"{n_samples} samples make no batch of {self.batch_size}; lower batch_size or unset drop_last"
-            )
+            batch = f"batch of {self.batch_size}; lower batch_size or unset drop_last"
+            raise ValueError(f"{n_samples} samples make no {batch}")
         return steps
 
 
@@ -193,21 +191,18 @@ def train(
                 )
                 run.watch(terms.total)
                 redrawn = {}
-                if _due(config.redraw_every, run.step):
+                if config.redraw_every and run.step % config.redraw_every == 0:
                     redrawn = redraw_dead(model, _generator(config.seed, 1, run.step))
-                if _due(config.log_every, run.step) or run.step in (1, n_steps):
+                if run.step % config.log_every == 0 or run.step in (1, n_steps):
                     run.record(terms, redrawn, epoch)
                     bar.set_postfix(loss=f"{run.rows[-1][-1]:.4f}", refresh=False)
                 bar.update()
-                if _due(config.checkpoint_steps, run.step):
+                if config.checkpoint_steps and run.step % config.checkpoint_steps == 0:
                     run.save()
-            if _due(config.checkpoint_epochs, epoch + 1) or epoch + 1 == config.epochs:
+            last = epoch + 1 == config.epochs
+            if last or (config.checkpoint_epochs and (epoch + 1) % config.checkpoint_epochs == 0):
                 run.save()
     return TrainResult(model, run.optimizer, pd.DataFrame(run.rows, columns=COLUMNS), run.step)
-
-
-def _due(every: int | None, count: int) -> bool:
-    return every is not None and count % every == 0
 
 
 def _generator(*seed: int) -> torch.Generator:
@@ -250,11 +245,9 @@ class _Run:
         """Raise FloatingPointError if some step's loss was not finite."""
         step = int(self.diverged)
         if step:
-            lr = self.identity["lr"]
             kept = f"{self.path}, if saved before, is whole" if self.path else "unsaved"
-            raise FloatingPointError(
-                f"the loss is not finite at step {step} ({kept}); train with lr below {lr:g}"
-            )
+            wish = f"train with lr below {self.identity['lr']:g}"
+            raise FloatingPointError(f"the loss is not finite at step {step} ({kept}); {wish}")
 
     def record(self, terms: LossTerms, redrawn: dict[str, int], epoch: int) -> None:
         """Add the history of this step, the total last. Raises FloatingPointError if the loss diverged."""
@@ -291,9 +284,8 @@ class _Run:
         for name, value in self.identity.items():
             theirs = made_with.get(name)
             if theirs != value:
-                raise ValueError(
-                    f"{self.path}: made with {name} = {theirs!r}, this run has {value!r}; delete it"
-                )
+                made = f"made with {name} = {theirs!r}, this run has {value!r}"
+                raise ValueError(f"{self.path}: {made}; use another checkpoint file or delete it")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
