@@ -1,5 +1,7 @@
 """Relevance meets the published code's numbers; targets, codes and words are what they say."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,14 @@ def test_words_of_byte_pairs(pair):
 def test_long_texts_are_cut_at_the_context(pair):
     words = words_of(pair[1], "dog " * 50)
     assert max(p for w in words for p in w.tokens) < pair[1].tokenize(["dog"]).shape[1]
+
+
+def test_heatmaps_can_be_scored_without_importing_an_encoder():
+    """transformers, open_clip and torchvision take seconds; notebooks import this before they need any."""
+    modules = "attention, methods, relevance, segmentation, words"
+    heavy = {"transformers", "open_clip", "torchvision", "skimage"}
+    code = (
+        f"import sys; from sparc_lib.attribution import {modules}; print(*(set({heavy}) & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []

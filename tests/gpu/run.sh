@@ -9,7 +9,11 @@
 # It needs Python 3.12 with torch 2.11, NumPy, SciPy and pandas ($PYTHON, else .venv of this clone, else python3).
 # What else is missing is named in the report, and the parts that need it are skipped there with the reason. The
 # wheels for them come from a machine with the package index:
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 -c constraints.txt -d DIR NAME ...
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+#       --platform manylinux2014_x86_64 -c constraints.txt -d DIR NAME ...
+# A machine image that has torch, transformers, h5py, psutil and filelock wants these NAMEs, 5 MB together:
+#   pydantic pydantic-core annotated-types typing-inspection open-clip-torch ftfy wcwidth
+# Without pydantic every part but the list of what is missing is skipped.
 set -euo pipefail
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 root=$(dirname "$tests")
