@@ -18,6 +18,8 @@ from sparc_lib.studies import retrieval, tables
 from sparc_lib.studies.tables import by_setting, pick
 from sparc_lib.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 TREE = {
     "LabelName": "root",
     "Subcategory": [
@@ -175,7 +177,7 @@ def test_settings_may_be_called_anything(store, monkeypatch):
     """Nothing hangs on the four names: the same numbers under other ones."""
     smoke = load_profile("smoke")
     renamed = dataclasses.replace(
-        smoke, settings=tuple(dataclasses.replace(s, name=f"my_{i}") for i, s in enumerate(smoke.settings))
+        smoke, settings=tuple(dataclasses.replace(s, name=f"my-{i}") for i, s in enumerate(smoke.settings))
     )
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: store)
     monkeypatch.setattr(ar, "code_table", lambda profile: None)
