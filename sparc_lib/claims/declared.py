@@ -1,5 +1,4 @@
-"""Reading the files that declare claims, quantities and published numbers: whole, and checked field by
-field."""
+"""The files that declare claims, quantities and published numbers, read and checked field by field."""
 
 from __future__ import annotations
 

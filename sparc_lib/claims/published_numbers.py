@@ -43,8 +43,7 @@ class _Entry:
 
 @cache
 def published(file: Path = NUMBERS) -> dict[str, PublishedValue]:
-    """All published numbers by id, e.g. ``jaccard/global_lambda1/depth5``. Raises ValueError for a broken
-    file."""
+    """All published numbers by id, like ``jaccard/global_lambda1/depth5``. ValueError for a broken file."""
     rows = [asdict(entry) for entry in read_declared(file, _Entry)]
     return {row["id"]: PublishedValue(*map(row.get, PublishedValue._fields)) for row in rows}
 
@@ -58,8 +57,7 @@ def reading(text: str, lacks: str = "") -> None:
 
 
 def beside_paper(here: Mapping[str, float | str], ids: Mapping[str, str]) -> pd.DataFrame:
-    """A table "quantity, paper, authors' notebooks, here". ``ids``: quantity -> id of the published
-    number."""
+    """A table "quantity, paper, authors' notebooks, here". ids: quantity -> id of the published number."""
     rows = []
     for quantity, value in here.items():
         row = {"quantity": quantity, "paper": None, "authors' notebooks": None, "here": value}

@@ -40,8 +40,7 @@ class Rule:
 
 
 class Quantities(NamedTuple):
-    """found: samples by id. missing: what is wrong with a table, by its name, for those that could not be
-    read."""
+    """found: samples by id. missing: what is wrong with the tables that could not be read, by name."""
 
     found: dict[str, Sample]
     missing: dict[str, str]
@@ -89,8 +88,7 @@ def _read(file: Path, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def read(rule: Rule, table: pd.DataFrame) -> Iterator[tuple[str, list[float]]]:
-    """(id, one value a seed) of every quantity of a rule. Raises KeyError or NameError for a column that is
-    missing."""
+    """(id, one value a seed) of a rule's quantities. Raises KeyError or NameError for a missing column."""
     for condition in rule.rows:
         table = table[table.eval(condition, engine="python")]
     for column, names in rule.names.items():

@@ -1,5 +1,4 @@
-"""The scorecard: every claim of the paper beside what the authors' notebooks show, what is measured here, and
-controls.
+"""The scorecard: every claim beside the authors' notebooks, what is measured here, and controls.
 
 Claims and rules lie in claims.yaml, the rules' meaning in verdicts.py, the numbers in results/<profile>/.
 Nothing here is a matter of opinion: change a number, and the verdict follows.
@@ -62,8 +61,7 @@ class Claim:
 
 
 class Judgement(NamedTuple):
-    """A claim with its verdict, the outcome of every condition and control, and one sentence that says
-    why."""
+    """A claim with its verdict, the outcome of every condition and control, and a sentence on why."""
 
     claim: Claim
     verdict: Verdict
@@ -73,8 +71,7 @@ class Judgement(NamedTuple):
 
 
 def load_claims(file: Path = CLAIMS) -> list[Claim]:
-    """Read and check claims.yaml. Raises ValueError, naming claim and field, for anything that does not
-    fit."""
+    """Read and check claims.yaml. Raises ValueError that names claim and field of what does not fit."""
     claims = read_declared(file, Claim)
     for claim in claims:
         for pattern in claim.published:
@@ -109,8 +106,7 @@ class Scorecard(NamedTuple):
 
 
 def scorecard(folder: Path, settings: Sequence[Setting] = ()) -> Scorecard:
-    """All claims judged by the tables in a folder, results/<profile>/; settings: the profile's, see
-    `read_quantities`."""
+    """All claims judged by the tables in results/<profile>/; settings: the profile's (`read_quantities`)."""
     quantities = read_quantities(folder, settings)
     return Scorecard([judge(claim, quantities) for claim in load_claims()], quantities)
 
@@ -131,8 +127,7 @@ def published_value(published_id: str) -> float:
 
 
 def score_table(card: Scorecard) -> pd.DataFrame:
-    """One row a claim: id, group, claim, paper, authors' notebooks, here, control, verdict, why, note, where
-    (link)."""
+    """One row a claim: what is published, here, control, verdict, why, and a link to the cell behind it."""
     found = card.quantities.found
     published_id = {counterpart(key): key for key in published()}
     rows = []
@@ -185,8 +180,7 @@ def number_table(card: Scorecard) -> pd.DataFrame:
 
 
 def link(table: str) -> str:
-    """Markdown link from results/<profile>/ to the cell that writes a table; plain text if there is no
-    notebook yet."""
+    """Link from results/<profile>/ to the cell that writes a table; plain text without a notebook."""
     notebooks = sorted(paths.notebooks_dir().glob(f"{table[:2]}_*.ipynb"))
     if not notebooks:
         return f"notebook {table[:2]}"

@@ -1,13 +1,13 @@
-"""How a claim is judged: stated rules over numbers and their spread over seeds. Pure functions, nothing is
-read here.
+"""How a claim is judged: stated rules over numbers and their spread over seeds; nothing is read here.
 
 A claim has conditions, and controls: conditions that a result must also pass to be evidence (other coding,
 untrained model, random encoders ...). `decide`:
 
-    not measurable   a condition lacks a number does not hold    no condition holds; or some fail, and of the
-    controls, if there are any, none holds either holds in part    some conditions hold, and not all controls
-    fail; or all do, but a control fails or is not measured holds            all conditions and all controls
-    hold
+    not measurable   a condition lacks a number
+    does not hold    no condition holds; or some fail, and of the controls, if there are any, none holds
+    holds in part    some conditions hold, and not all controls fail; or all do, but a control fails or is not
+                     measured
+    holds            all conditions and all controls hold
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Condition:
 
     left: str
     relation: Relation
-    right: str | float
+    right: str | int | float
     says: str
     fails: str
     margin: float = 0.0

@@ -43,16 +43,15 @@ COLUMNS = [*POINT, *Measure._fields]
 
 
 def values(profile: Profile, parameter: str) -> list[float]:
-    """The values that `parameter` takes, ascending, the profile's own among them. KeyError for another
-    parameter."""
+    """The values of `parameter`, ascending, the profile's own among them. KeyError for another one."""
     field = {"cross_weight": "cross_weights", "k": "k", "n_latents": "n_latents"}[parameter]
     return sorted({*getattr(profile.ablations, field), getattr(profile.sparc, parameter)})
 
 
 def sweep_runs(profile: Profile) -> list[Run]:
     """Every run once, the costliest first. Headline settings take the profile's seeds, other points the
-    sweep's; each size also has an untrained control, with the first seed and the profile's λ, which does not
-    reach it."""
+    sweep's; each size has an untrained control with the first seed and the profile's λ, which does not
+    count."""
     base = {parameter: getattr(profile.sparc, parameter) for parameter in PARAMETERS}
     headline = {(setting.gate, setting.cross_weight) for setting in profile.settings}
     found = set()
@@ -194,8 +193,7 @@ def trends(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 
 
 def reached(table: pd.DataFrame, at: float, metric: str, coding: str, gate: Gate) -> np.ndarray:
-    """From `trends`: the share of the best improvement over the smallest λ that λ = `at` brings, one a
-    seed."""
+    """From `trends`: the share of the best improvement over the smallest λ reached at λ = `at`, by seed."""
     where = dict(metric=metric, coding=coding, gate=gate)
     return pick(table, statistic=f"share reached at {at:g}", **where).value.to_numpy()
 
@@ -207,8 +205,7 @@ def course(table: pd.DataFrame, parameter: str, metric: str, coding: str, gate: 
 
 
 def trend(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's rank correlation of y with x, -1 (y always falls as x grows) to 1; ties in y share their
-    rank.
+    """Spearman's rank correlation of y with x, -1 (y always falls as x grows) to 1; ties share their rank.
 
     A constant y has no direction and gives 0. Raises ValueError for fewer than three points.
     """
@@ -221,8 +218,7 @@ def trend(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def share_reached(x: Sequence[float], y: Sequence[float], at: float) -> float:
-    """How much of the improvement from the smallest x to the best y is reached at x = `at`; lower y is
-    better.
+    """The share of the improvement from the smallest x to the best y that x = `at` reaches; low y is good.
 
     (y at min x - y at `at`) / (y at min x - best y): 1 where nothing better lies elsewhere. 0 when y never
     improves. Raises ValueError if `at` is not among x.

@@ -1,5 +1,4 @@
-"""How well namesakes agree: every alignment number of a profile's models and of their controls, as tidy
-tables."""
+"""How well namesakes agree: all alignment numbers of a profile's models and their controls, as tables."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ PERMUTED = "permuted labels"  # what runs of the first seed are measured against
 class JaccardRow(NamedTuple):
     """Mean hierarchical Jaccard of one model under one reading.
 
-    activations: "all", or the "top" n of each latent. min_samples: support below which a latent counts as
-    dead.
+    activations: "all", or the "top" n of each latent. min_samples: a latent with less support counts as dead.
     depth: of the taxonomy. latents: the mean runs over "all" of them, dead ones as 0 (the paper's headline),
     or over the n_latents "alive" in at least two streams (F4). null: the same mean under permuted labels;
     corrected: (jaccard - null) / (1 - null). shuffled: the mean with random partners instead of namesakes;
@@ -73,8 +71,7 @@ def report_with_controls(profile: Profile, taxonomy: Taxonomy) -> AlignmentRepor
     """All alignment numbers of a profile's settings and seeds on the test split; computed on first use.
 
     Beside the trained models stand controls for the first seed: SPARC untrained, which λ does not reach, and
-    SPARC on encoders with random weights. Labels are permuted for the first seed only, latents shuffled for
-    all.
+    SPARC on encoders with random weights. Labels are permuted for the first seed, latents shuffled for all.
     """
     first = profile.seeds[0]
     runs = []
@@ -143,8 +140,7 @@ def jaccard_table(
 def _both_means(
     reading: tuple[str, str, int, int], counts: LabelCounts, per_latent: dict[str, np.ndarray]
 ) -> list[JaccardRow]:
-    """The row over all latents and that over alive ones. per_latent {column: [n_latents]}: missing ones
-    become NaN."""
+    """The row over all latents and that over alive ones. per_latent {column: [n_latents]}; else NaN."""
     means = {
         column: mean_jaccard(values, counts, min_samples=reading[2]) for column, values in per_latent.items()
     }

@@ -1,5 +1,4 @@
-"""What SPARC has to beat in retrieval: maps between streams, codes matched after learning, other shared
-codes.
+"""What SPARC has to beat in retrieval: maps between streams, matched codes, other shared codes.
 
 Every fit sees train features of one ordered pair of streams, row i of both being one sample, and gives a
 `PairMap`: where queries and references meet, to be compared by cosine. Features are centred by the train
@@ -46,16 +45,14 @@ class Affine(NamedTuple):
 
 
 class PairMap(NamedTuple):
-    """The two sides of an ordered pair of streams: queries and references go into one space, each by its own
-    map."""
+    """The sides of an ordered pair of streams: queries and references go into one space, each by a map."""
 
     query: Affine
     reference: Affine
 
 
 def _pair(query: Tensor, reference: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Both sides centred, float64, and their means. Raises ValueError unless they are [n, d], [n, e] with n >
-    1."""
+    """Both sides centred, float64, and their means. Raises ValueError unless [n, d] and [n, e], n > 1."""
     if query.ndim != 2 or reference.ndim != 2 or len(query) != len(reference) or len(query) < 2:
         raise ValueError(
             f"query {list(query.shape)} and reference {list(reference.shape)}: need features of the same "
@@ -104,8 +101,7 @@ def fit_cca(query: Tensor, reference: Tensor, shrinkage: float = 1e-4, power: fl
     """Canonical correlation analysis: whiten both sides, turn them so that their correlations are diagonal.
 
     With C = U diag(ρ) V^T the correlation of the whitened sides, queries go to U diag(ρ^power) and references
-    to V diag(ρ^power), so weakly correlated directions count little. power 0: the canonical variates as they
-    are.
+    to V diag(ρ^power), so weakly correlated directions count little. power 0: the canonical variates.
     shrinkage: of each covariance towards its mean variance, so that flat directions do not blow up.
     """
     q, r, q_mean, r_mean = _pair(query, reference)
@@ -123,8 +119,7 @@ def _whitening(centred: np.ndarray, shrinkage: float) -> np.ndarray:
 
 
 def fit_relative(query: Tensor, reference: Tensor, n_anchors: int, generator: torch.Generator) -> PairMap:
-    """Relative representations (Moschella et al., 2023): a sample is its cosines to the same anchors in each
-    stream.
+    """Relative representations (Moschella et al., 2023): a sample is its cosines to each stream's anchors.
 
     The n_anchors anchors are train pairs drawn by `generator`; nothing else is learned. All of them if fewer.
     """
@@ -138,8 +133,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def latent_correlation(query, reference, block: int = 1024) -> np.ndarray:
-    """Pearson correlation over samples of every latent of one stream with every latent of another, float32
-    [L, L].
+    """Pearson correlation over samples of all latents of one stream with all of another, float32 [L, L].
 
     query, reference: codes of the same samples, sparse [n, L]. Pairs with a latent that never fires get 0.
     """
@@ -167,11 +161,9 @@ def _moments(codes: sp.csr_array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def match_latents(query, reference) -> np.ndarray:
-    """Reference latent of every query latent, a permutation [L]: Hungarian matching of highest total
-    correlation.
+    """Reference latent of every query latent, a permutation [L]: the matching of highest total correlation.
 
-    For autoencoders trained apart, on codes of their train samples. Needs [L, L] floats and time of order
-    L^3.
+    Hungarian, for autoencoders trained apart, on codes of train samples. [L, L] floats, time of order L³.
     """
     return linear_sum_assignment(latent_correlation(query, reference), maximize=True)[1]
 
@@ -248,7 +240,7 @@ def seeded_rows(profile: Profile, apart: SPARC, train: FeatureStore, pool: Pool,
         maps = fit_relative(x[query], x[reference], profile.sparc.n_latents, draw)
         yield _mapped(pool, RELATIVE, (query, reference), maps)
     for name in SHARED:
-        model = trained_baseline(profile, name.lower(), seed, train, best_device()).to(best_device())
+        model = trained_baseline(profile, name.lower(), seed, train).to(best_device())
         for row in model_rows(model, pool, (CODES, CROSS)):
             yield row._replace(kind=name if row.kind == CODES else f"{name}, {CROSS}")
     learned, codes = encode_store(apart, train, "independent"), pool_codes(apart, pool)

@@ -64,8 +64,7 @@ def _measure(spec: ClassifierSpec, model: SPARC | None, stores: Stores, run: Run
 @dataclass(frozen=True)
 class ClassifierSpec:
     """Of the MLP dim -> hidden -> classes. It sees train `epochs` times, more often where that makes fewer
-    than min_steps steps: sparse codes are learned faster than dense features, so too few steps would favour
-    them.
+    than min_steps steps: sparse codes are learned faster than dense features, and few steps favour them.
     lr: peak of a cosine schedule (Adam with weight decay)."""
 
     hidden: int = 128

@@ -1,5 +1,4 @@
-"""The heatmap benchmark of a profile: every method's scores, its two-class scores, and what they allow to
-say."""
+"""The heatmap benchmark of a profile: every method's scores, and what they allow to say."""
 
 from __future__ import annotations
 
@@ -16,9 +15,10 @@ from ..attribution.segmentation import AnnotatedImages
 from ..data.catalogue import inputs as pairs_of
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
-from .runs import RANDOM, best_device, dataset, encoders, features, trained, untrained
+from .runs import RANDOM, best_device, dataset, encoders, features
 from .sources import code_of
 from .stages import tables_stage
+from .tables import Run, model_of
 
 REFERENCE_IMAGES = 500  # training scenes whose masks the supervised reference learns from
 WITHOUT_MASKS = 100  # images whose heatmaps are made although nothing can score them
@@ -27,9 +27,8 @@ SCORES = ("iou", "precision", "recall", "pixel_ap", "pointing")
 
 
 class HeatmapReport(NamedTuple):
-    """summary: one row a method with its means over regions, and the mask mAP. regions: one row a method and
-    region.
-    pairs: one row a method and ordered pair of classes in a two-class image."""
+    """summary: a row a method, with its means over regions and the mask mAP. regions: a row a method and
+    region. pairs: a row a method and ordered pair of classes in a two-class image."""
 
     summary: pd.DataFrame
     regions: pd.DataFrame
@@ -51,11 +50,17 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     Without masks all scores are NaN but `not_empty`, the share of heatmaps in which anything is lit.
 
     Settings: those with cross-reconstruction, all seeds; controls with the first of them. Latents are chosen
-    on the training split. The encoders with random weights have a SPARC of their own.
+    on the training split. The encoders with random weights have a SPARC of their own. Raises ValueError for a
+    profile without cross-reconstruction.
     """
     settings = [setting for setting in profile.settings if setting.cross_weight > 0]
+    if not settings:
+        raise ValueError(f"profile {profile.name}: no setting has cross_weight above 0; heatmaps need one")
+    first = profile.seeds[0]
+    runs = [Run("trained", setting, seed) for setting in settings for seed in profile.seeds]
+    controls = [Run(model, settings[0], first) for model in ("untrained", "random encoders")]
     pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
-    train, noise = (features(profile, "train", weights) for weights in (None, RANDOM))
+    train, noise = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
         "profile": profile,
         "dino": pair[0].fingerprint,
@@ -67,36 +72,31 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     }
 
     def make() -> dict[str, pd.DataFrame]:
-        device, headline, first = best_device(), settings[0], profile.seeds[0]
         guides = []
-        for setting in settings:
-            for seed in profile.seeds:
-                model = trained(profile, setting, seed, train, progress=False).model.to(device)
-                more_than = profile.evaluation.probe_min_positives
-                guides.append(methods.guide(model, setting.name, seed, train, more_than))
-        as_initialised = untrained(profile, headline, first, train)
-        on_noise = trained(profile, headline, first, noise, progress=False).model
-        as_initialised, on_noise = (
-            Guide(model.to(device).requires_grad_(False), headline.name, first, {})
-            for model in (as_initialised, on_noise)
-        )
+        for run in runs:
+            model = model_of(profile, run, train).to(best_device())
+            more_than = profile.evaluation.probe_min_positives
+            guides.append(methods.guide(model, run.setting.name, run.seed, train, more_than))
+        control_guides = []
+        for run, store in zip(controls, (train, noise)):
+            model = model_of(profile, run, store).to(best_device()).requires_grad_(False)
+            control_guides.append(Guide(model, run.setting.name, run.seed, {}))
+        as_initialised, on_noise = control_guides
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
         kind = profile.data.kind
         benchmark = methods.Benchmark(data, kind, pair, guides, as_initialised, noise_pair, on_noise)
-        maps = methods.benchmark_maps(benchmark, np.random.default_rng(first), progress=True)
+        maps = methods.benchmark_maps(benchmark, np.random.default_rng(profile.seeds[0]), progress=True)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
-            maps[Method("reference", methods.SUPERVISED, stream)] = methods.supervised_maps(
-                encoder, masked, data
-            )
+            reference = Method("reference", methods.SUPERVISED, stream)
+            maps[reference] = methods.supervised_maps(encoder, masked, data)
         return score(maps, data)._asdict()
 
     return HeatmapReport(**tables_stage("heatmaps", inputs, make))
 
 
 def score(maps: dict[Method, np.ndarray], data: AnnotatedImages) -> HeatmapReport:
-    """Score the heatmaps {method: [n_regions, rows, columns]} of all regions; NaN where the data have no
-    masks."""
+    """Score the heatmaps {method: [n_regions, rows, columns]}; NaN where the data have no masks."""
     truth = [] if data.lacks else [region.mask() for region in data.regions]
     cover = {grid: data.cover(grid) for grid in {values.shape[1:] for values in maps.values()}}
     two = np.array(data.two_class(), int).reshape(-1, 2)
@@ -186,8 +186,7 @@ def comparisons(setting: str, first_seed: int) -> list[Comparison]:
 
 
 def verdicts(report: HeatmapReport, setting: str, generator: np.random.Generator) -> pd.DataFrame:
-    """Judge the `comparisons`: id, claim, measure, difference, low, high (95 % interval over images),
-    verdict.
+    """Judge the `comparisons`: id, claim, measure, difference and its 95 % interval over images, verdict.
 
     "holds" if the interval of the difference lies above 0, "fails" if below, "not measurable" without a
     number, else "open". Seeds are averaged, of controls those there are.

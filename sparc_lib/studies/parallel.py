@@ -1,5 +1,4 @@
-"""Independent tasks side by side: in processes of one torch thread each, or one a device where there are
-GPUs.
+"""Independent tasks side by side: in processes of one torch thread each, or one a GPU.
 
 Small problems gain more from many processes than from many threads. `joblib.parallel_config` around a call
 names another backend (threads, a Dask or Ray cluster whose workers see the same $SPARC_DATA) or another
@@ -76,8 +75,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def leased(n_devices: int) -> Iterator[int]:
-    """Yield the number of a device that no other process on this machine has leased; device 0 if all are
-    taken."""
+    """Yield the number of a device that no other task on this machine has leased, 0 if all are taken."""
     folder = Path(tempfile.gettempdir())
     for device in range(n_devices):
         lock = FileLock(folder / f"sparc-{getpass.getuser()}-device-{device}.lock")

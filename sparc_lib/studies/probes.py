@@ -33,8 +33,7 @@ PENALTIES = tuple(10.0**power for power in range(-5, 1))  # times the mean varia
 
 
 class LatentProbeRow(NamedTuple):
-    """loss: test cross-entropy (nats) of the best single latent, mean over n_classes classes; chance is log
-    2."""
+    """loss: test cross-entropy (nats) of the best single latent, mean over n_classes; chance is log 2."""
 
     stream: str
     coding: str
@@ -150,8 +149,7 @@ def linear_probe(
 
 
 def _moments(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean [d], covariance [d, d], covariance with labels [d, C] and mean of the ±1 labels [C], in
-    float64."""
+    """Mean [d], covariance [d, d], covariance with labels [d, C], mean of the ±1 labels [C]; float64."""
     n, total, labels_total, gram, products = 0, 0.0, 0.0, 0.0, 0.0
     for x, y in _paired(split):
         square = x.T @ x
@@ -167,8 +165,7 @@ def _moments(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def _paired(split: Split) -> Iterator[tuple[np.ndarray | sp.csr_array, np.ndarray]]:
-    """Blocks with their labels as ±1, [m, d] and [m, C], float64. Raises ValueError when their numbers
-    disagree."""
+    """Blocks with their labels as ±1, [m, d] and [m, C], float64. Raises ValueError for unequal numbers."""
     n, n_labels = len(split.inputs), split.labels.shape[0]
     if n != n_labels or not n:
         raise ValueError(f"{n} samples but {n_labels} rows of labels; pass the same samples, at least one")

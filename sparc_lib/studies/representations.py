@@ -1,7 +1,6 @@
 """What a sample looks like to a classifier or a probe: its features, its code, its reconstructions.
 
-Nothing is held that is larger than what it was made from: codes stay sparse, reconstructions are made on
-demand.
+Nothing is held that is larger than its source: codes stay sparse, reconstructions are made on demand.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ class SparseCodes:
 
 
 class Reconstruction:
-    """x̂ = z D_t + p_t of codes [n, L] in the stream `target`: cross-reconstruction if they are another
-    stream's."""
+    """x̂ = z D_t + p_t of codes [n, L] in the stream `target`; of another's codes, cross-reconstruction."""
 
     def __init__(self, model: SPARC, codes, target: str):
         self._codes = as_csr(codes, "codes").astype(np.float32)

@@ -1,5 +1,4 @@
-"""The retrieval tables of the paper with every control: four kinds, all ordered pairs of streams, three
-protocols.
+"""The paper's retrieval tables with every control: four kinds, all pairs of streams, three protocols.
 
 Kinds (METHOD, "Retrieval"): "codes" of one stream against codes of another; a stream's "reconstruction"
 against its own features; a "cross-reconstruction" of a stream from another's code against that stream's
@@ -57,8 +56,7 @@ class Row(NamedTuple):
 
 class Pool(NamedTuple):
     """What is searched. features[stream] [n_s, d]: rows of norm 1; numbers[stream] int [n_s]: what each row
-    belongs to. The positives of a query are all references of the same number. Features lie on the device of
-    the models."""
+    belongs to. The positives of a query are all references of its number."""
 
     protocol: str
     features: Mapping[str, Tensor]
@@ -77,19 +75,16 @@ def _members(numbers: np.ndarray, size: int) -> sp.csr_array:
 
 
 def pairs_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
-    """As published: every (image, caption) pair is one row in every stream, with one positive, the row
-    itself.
+    """As published: every (image, caption) pair is a row of every stream, with one positive, itself.
 
-    An image with two captions is there twice. size: the first so many pairs; None: all. device: where
-    features go.
+    An image with two captions is there twice. size: the first so many pairs; None: all.
     """
     x = store.tensors(slice(size), device)
     return Pool("pairs", x, {stream: np.arange(len(rows)) for stream, rows in x.items()})
 
 
 def captions_pool(store: FeatureStore, size: int | None = None, device: str = "cpu") -> Pool:
-    """Every image once, every caption; an image has as many positives as captions (F5). Of the first `size`
-    pairs."""
+    """Every image once, every caption; an image has as many positives as captions (F5)."""
     x = dict(store.tensors(slice(size), device))
     first, image_of = distinct_images(store, size)
     numbers = {}
@@ -127,8 +122,7 @@ def joined_pool(
 
 
 def distinct_images(store: FeatureStore, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """First row of every distinct image in order of appearance [n_images], and every row's image number
-    [n]."""
+    """First row of every distinct image by appearance [n_images], and every row's image number [n]."""
     _, first, number = np.unique(store.image_ids[:size], return_index=True, return_inverse=True)
     order = np.argsort(first)
     return first[order], np.argsort(order)[number]
@@ -156,8 +150,7 @@ def model_rows(
     means: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Row]:
     """Searches of one model. pairs: (query, reference); None: all ordered pairs of streams. means: train
-    means {stream: [d]}, for CENTRED, which takes them off reconstructions and targets as the linear baselines
-    do."""
+    means {stream: [d]}, which CENTRED takes off both sides as the linear baselines do."""
     codes = pool_codes(model, pool)
     for pair in pairs or permutations(codes, 2):
         query, reference = pair
@@ -179,8 +172,7 @@ def _rebuilt(model: SPARC, codes: sp.csr_matrix, target: str) -> Tensor:
 
 
 def code_rows(model: SPARC, pool: Pool, coding: Coding) -> Iterator[Row]:
-    """Searches by codes in all directions; joint ones show what the global gate gives away (F3). "pairs"
-    protocol."""
+    """Searches by codes in all directions, as pairs; joint ones show what the global gate leaks (F3)."""
     codes = encode_store(model, pool.features, coding)
     for query, reference in permutations(codes, 2):
         yield search(pool, CODES, (query, reference), codes[query], codes[reference], coding)
@@ -195,8 +187,7 @@ def raw_rows(pool: Pool) -> Iterator[Row]:
 
 
 def retrieval_table(profile: Profile) -> pd.DataFrame:
-    """All searches of a profile's settings and seeds among its test pairs, with controls; computed on first
-    use.
+    """All searches of a profile's settings and seeds among its test pairs, with controls.
 
     `Row`s with the columns model ("trained", "untrained", "random encoders", "raw"), setting and seed in
     front. Every trained model is searched by every kind and pair; the first setting also as CENTRED, and
@@ -214,11 +205,9 @@ def retrieval_table(profile: Profile) -> pd.DataFrame:
 
 
 def code_table(profile: Profile) -> pd.DataFrame:
-    """The searches by codes, as pairs, of the same models, and of an untrained one for every setting; then
-    raw CLIP.
+    """The searches by codes, as pairs, of the same models and one untrained a setting; then raw CLIP.
 
-    `CODE_COLUMNS`. Independent codes of every setting and seed; with the first seed joint ones in front of
-    them.
+    `CODE_COLUMNS`. Independent codes of every setting and seed; before the first seed's, joint ones.
     """
     rows = _searches(profile)
     codes = rows[(rows.protocol == "pairs") & (rows.kind == CODES)]

@@ -1,5 +1,4 @@
-"""The steps the notebooks share: a profile's data, features and trained models, each built once and then
-reused."""
+"""What the notebooks share: a profile's data, features and trained models, each built once."""
 
 from __future__ import annotations
 

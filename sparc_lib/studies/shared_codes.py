@@ -6,8 +6,7 @@ SPARC's L, k, epochs, batches, learning rate, dead latents and AuxK, so that onl
 * USAE (Thasarathan et al., 2025): every step one stream, drawn at random, is coded alone, and its code must
   reconstruct all streams. One code, several entrances.
 * Crosscoder (Lindsey et al., 2024): the pre-activations of all streams are added up *and so are the values*;
-  one code per sample reconstructs all streams. Under SPARC's global gate only the choice of latents is
-  shared.
+  one code per sample reconstructs all streams. SPARC's global gate shares the choice of latents only.
 
 What a crosscoder does with one stream alone is not part of its definition: see `single_stream`.
 """
@@ -25,16 +24,17 @@ from torch import Tensor
 from ..evaluation import Data, as_feed, present
 from ..losses import auxk_indices, nmse
 from ..model import SPARC, Code, Gated
-from ..profiles import Profile
+from ..profiles import Gate, Profile, Setting
 from ..sparse_ops import Pattern, gather_codes, normalise_rows_
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, make_optimizer, record_activity, redraw_dead
 from .representations import train_means
-from .runs import train_config
+from .runs import best_device, run_inputs, train_config, untrained
 from .sources import code_of
 from .stages import stage
 
 Kind = Literal["usae", "crosscoder"]
+GATES: dict[Kind, Gate] = {"usae": "local", "crosscoder": "global"}
 Batch = Mapping[str, Tensor]
 
 
@@ -65,29 +65,24 @@ def crosscoder_loss(model: SPARC, streams: Batch, aux_weight: float = 1 / 32) ->
 
 
 def crosscoder_code(model: SPARC, streams: Batch) -> Code:
-    """The common code of samples with the streams given: ReLU of the summed pre-activations at their top
-    k."""
+    """The common code of samples: ReLU of the summed pre-activations of the streams given, at their top k."""
     gated, total = _summed(model, streams)
     return _common_code(model, gated, next(iter(total.indices.values())))
 
 
 def _summed(model: SPARC, streams: Batch) -> tuple[Gated, Gated]:
-    """The batch after the global gate, and the same with the sum in the place of every stream's
-    pre-activations."""
+    """The batch after the global gate, and the same with every stream's pre-activations summed."""
     gated = model.select(streams, "joint")
-    return gated, gated._replace(
-        preactivations=dict.fromkeys(gated.streams, sum(gated.preactivations.values()))
-    )
+    total = dict.fromkeys(gated.streams, sum(gated.preactivations.values()))
+    return gated, gated._replace(preactivations=total)
 
 
 def _common_code(model: SPARC, gated: Gated, indices: Tensor) -> Code:
     pattern = Pattern.stack([indices], model.n_latents)
-    values = sum(
-        gather_codes(
-            x, model.encoder[s], model.latent_bias[s], model.pre_bias[s], gated.preactivations[s], pattern
-        )
-        for s, x in gated.streams.items()
-    )
+    values = 0
+    for s, x in gated.streams.items():
+        weights = model.encoder[s], model.latent_bias[s], model.pre_bias[s]
+        values = values + gather_codes(x, *weights, gated.preactivations[s], pattern)
     return Code(indices, torch.relu(values).view(indices.shape), model.n_latents)
 
 
@@ -96,13 +91,11 @@ def _objective(
 ) -> Tensor:
     rebuilt = {t: model.decode(code, t) for t in model.streams}
     loss = torch.stack([nmse(rebuilt[t], streams[t]) for t in model.streams]).mean()
-    if aux is not None:
-        residuals = {t: streams[t] - (rebuilt[t] - model.pre_bias[t]).detach() for t in aux_streams}
-        loss = (
-            loss
-            + aux_weight * torch.stack([nmse(model.decode(aux, t), r) for t, r in residuals.items()]).mean()
-        )
-    return loss
+    if aux is None:
+        return loss
+    residuals = {t: streams[t] - (rebuilt[t] - model.pre_bias[t]).detach() for t in aux_streams}
+    auxk = torch.stack([nmse(model.decode(aux, t), residual) for t, residual in residuals.items()]).mean()
+    return loss + aux_weight * auxk
 
 
 def train_shared_code(kind: Kind, model: SPARC, data: Data, config: TrainConfig) -> SPARC:
@@ -111,14 +104,12 @@ def train_shared_code(kind: Kind, model: SPARC, data: Data, config: TrainConfig)
     kind "usae" needs a model with the local gate, "crosscoder" one with the global gate. config: epochs,
     batch_size, lr, schedule, aux_weight, redraw_every and seed are used.
     """
-    gates = {"usae": "local", "crosscoder": "global"}
-    if kind not in gates or model.gate != gates[kind]:
-        raise ValueError(
-            f"kind {kind!r} with gate {model.gate!r}: choose 'usae' with 'local' or 'crosscoder' with "
-            "'global'"
-        )
+    if model.gate != GATES.get(kind):
+        wanted = "choose 'usae' with 'local' or 'crosscoder' with 'global'"
+        raise ValueError(f"kind {kind!r} with gate {model.gate!r}: {wanted}")
     feed, device, step = as_feed(data), next(model.parameters()).device, 0
     optimizer, draw = make_optimizer(model, config.lr), torch.Generator().manual_seed(config.seed)
+    normalise = _normalise_each if kind == "usae" else _normalise_together
     n_steps = -(-len(feed) // config.batch_size) * config.epochs
     for _ in range(config.epochs):
         for batch in feed.batches(config.batch_size, generator=draw, shuffle=True, device=device):
@@ -133,7 +124,7 @@ def train_shared_code(kind: Kind, model: SPARC, data: Data, config: TrainConfig)
             else:
                 loss = crosscoder_loss(model, streams, config.aux_weight)
             loss.backward()
-            (_normalise_each if kind == "usae" else _normalise_together)(model)
+            normalise(model)
             optimizer.step()
             if config.redraw_every and step % config.redraw_every == 0:
                 redraw_dead(model, draw)
@@ -150,8 +141,7 @@ def _normalise_each(model: SPARC) -> None:
 
 
 def _normalise_together(model: SPARC) -> None:
-    """A crosscoder's latent may weigh more in one stream than in another: only its whole row has a fixed
-    length."""
+    """A crosscoder's latent may weigh more in one stream than another: its whole row has a fixed length."""
     tables, scale = list(model.decoder.values()), len(model.decoder) ** 0.5
     rows, grad = torch.cat([t.data for t in tables], 1), torch.cat([t.grad for t in tables], 1)
     normalise_rows_(rows, grad)
@@ -163,8 +153,7 @@ def _normalise_together(model: SPARC) -> None:
 
 @torch.no_grad()
 def single_stream(crosscoder: SPARC, means: Mapping[str, Tensor]) -> SPARC:
-    """A copy whose `encode(..., "independent")` codes one stream as the crosscoder does if the others are
-    unknown.
+    """A copy that codes one stream, "independent", as the crosscoder does if the others are unknown.
 
     A missing stream t is set to its train mean, means[t] [d_t]: it adds W_t (mean_t - p_t) + b_t to every
     sample's pre-activations, here folded into the latent biases of the stream that is there. (Leaving the
@@ -182,41 +171,22 @@ def single_stream(crosscoder: SPARC, means: Mapping[str, Tensor]) -> SPARC:
     return alone
 
 
-def trained_baseline(
-    profile: Profile, kind: Kind, seed: int, store: FeatureStore, device: str = "cpu"
-) -> SPARC:
-    """USAE or crosscoder with a profile's L, k, epochs, batch and learning rate on `store`, trained on first
-    use.
+def trained_baseline(profile: Profile, kind: Kind, seed: int, store: FeatureStore) -> SPARC:
+    """USAE or crosscoder with a profile's L, k, epochs, batch and learning rate, trained on first use.
 
     The crosscoder comes as `single_stream` reads it, ready for `encode_store(..., "independent")`.
     """
-    spec, gate = profile.sparc, "local" if kind == "usae" else "global"
-    config = train_config(profile, 1.0, seed, store)
-    model = SPARC(
-        store.dims,
-        spec.n_latents,
-        spec.k,
-        gate,
-        spec.k_aux,
-        spec.dead_after,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    setting, device = Setting(kind, GATES[kind], 1.0), best_device()
+    model = untrained(profile, setting, seed, store)
 
     def build(partial: Path) -> None:
-        data = store.resident(device)
-        done = train_shared_code(kind, copy.deepcopy(model).to(device), data, config)
+        config = train_config(profile, setting.cross_weight, seed, store)
+        trained = train_shared_code(kind, copy.deepcopy(model).to(device), store.resident(device), config)
         if kind == "crosscoder":
-            done = single_stream(done, train_means(store))
-        torch.save(done.cpu().state_dict(), partial / "model.pt")
+            trained = single_stream(trained, train_means(store))
+        torch.save(trained.cpu().state_dict(), partial / "model.pt")
 
-    inputs = {
-        "store": store.digest,
-        "kind": kind,
-        "model": model.config,
-        "training": config,
-        "init": seed,
-        "code": code_of("studies"),
-    }
+    inputs = run_inputs(profile, setting, seed, store) | {"kind": kind, "code": code_of("studies")}
     folder = stage("baseline", inputs, build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     return model.eval()

@@ -11,8 +11,7 @@ NOT_CODE = "weights"  # folders of weights, which stages name by their fingerpri
 
 
 def code_of(*names: str, library: Path = LIBRARY) -> dict[str, str]:
-    """{file: SHA-256} of rooms ("features") and core files ("training"), and of all of the library they
-    import.
+    """{file: SHA-256} of rooms ("features"), core files ("training"), and all of the library they import.
 
     Comments, docstrings and layout do not count, so only what can change a result changes the hashes.
     Raises FileNotFoundError for a name that is neither a room nor a file.
@@ -46,8 +45,7 @@ def _data_files(room: Path) -> list[Path]:
 
 @cache
 def _read(file: Path, library: Path) -> tuple[str, tuple[Path, ...]]:
-    """(hash of what a file says, files of the library it imports); a room's data files come with any file of
-    it."""
+    """(hash of what a file says, files of the library it imports); a room's data files count as imported."""
     if file.suffix != ".py":
         return hashlib.sha256(file.read_bytes()).hexdigest(), ()
     tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -1,5 +1,4 @@
-"""Stages: folders that are built once per set of inputs, resume after a kill, and are known by their
-content."""
+"""Stages: folders built once per set of inputs; they resume after a kill and are known by content."""
 
 import dataclasses
 import hashlib
@@ -21,9 +20,7 @@ from ..files import aside, disk_full_explained, locked, sha256, sync_file, sync_
 log = logging.getLogger(__name__)
 CARD = "stage.json"  # in every stage folder: what it was made from, and what its files hold
 HASHED_BELOW = 64 * 2**20  # bytes: larger files are known by size and time, and by hash in `verify`
-REBUILD_BEFORE = (
-    "SPARC_REBUILD_BEFORE"  # seconds since the epoch; older stages are built anew (run_all.sh --force)
-)
+REBUILD_BEFORE = "SPARC_REBUILD_BEFORE"  # seconds since 1970; older stages are built anew (--force)
 
 
 class StageError(RuntimeError):
@@ -41,8 +38,7 @@ class _Written(NamedTuple):
 def stage(name: str, inputs: Any, build: Callable[[Path], None]) -> Path:
     """Return the finished folder `<data root>/stages/<name>-<hash of inputs>`; build it first if need be.
 
-    inputs: whatever decides the result, as (nested) dicts, lists, dataclasses, pydantic models, numbers and
-    text.
+    inputs: whatever decides the result: (nested) dicts, lists, dataclasses, pydantic models, numbers, text.
     build: fills the folder that it is given, `<folder>.partial`. After a kill it is called again with what
         the killed call left there and may go on from it.
 
@@ -98,8 +94,7 @@ def is_finished(name: str, inputs: Any) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Read all files of a finished stage and compare their hashes. Raises StageError for the first that
-    differs."""
+    """Compare the hashes of all files of a finished stage. Raises StageError for the first that differs."""
     fault = _fault(folder, thorough=True)
     if fault:
         raise StageError(f"{fault}; delete {folder} and run again")
@@ -157,8 +152,7 @@ def _write_card(folder: Path, card: Mapping) -> None:
 
 
 def _begin(partial: Path, card: Mapping) -> None:
-    """Keep the partial work of a killed build of these inputs if it is recent enough, else start from
-    nothing."""
+    """Keep the partial work of a killed build if it is recent enough, else start from nothing."""
     try:
         recent = _read_card(partial)["begun"] >= float(os.environ.get(REBUILD_BEFORE, 0))
     except (OSError, ValueError, KeyError, TypeError):
@@ -170,8 +164,7 @@ def _begin(partial: Path, card: Mapping) -> None:
 
 
 def _finish(partial: Path, final: Path) -> None:
-    """Put the files of `partial` on the disk and their hashes on its card; then put it in the place of
-    `final`."""
+    """Sync the files of `partial` and write their hashes on its card; then put it in `final`'s place."""
     written = {}
     for path in sorted(partial.rglob("*")):
         if path.is_dir():
@@ -198,8 +191,7 @@ def _digest(described: Any) -> str:
 
 
 def _describe(value: Any) -> Any:
-    """`value` as plain JSON, dataclasses and pydantic models field by field. Raises TypeError for all
-    else."""
+    """`value` as plain JSON, dataclasses and pydantic models by field. Raises TypeError for all else."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if hasattr(type(value), "model_fields"):

@@ -1,5 +1,4 @@
-"""One function for every table: it loads or trains the models, measures each once, side by side, and labels
-the rows."""
+"""One function for every table: load or train the models, measure each once, label the rows."""
 
 from __future__ import annotations
 
@@ -57,12 +56,10 @@ def table(
     inputs: Any = None,
     splits: Sequence[str] = ("train", "test"),
 ) -> pd.DataFrame:
-    """Measure every run; return all rows, in the order of the runs, with the columns model, setting and seed
-    in front.
+    """Measure every run; return all rows, run by run, with model, setting and seed as first columns.
 
     measure(model, stores, run) -> table: gets the run's SPARC in evaluation mode on the best device (None for
-        setting None) and the features of the `splits`, by split. It must pickle: a function, or a `partial`
-        of one.
+        setting None) and the features of the `splits`. It must pickle: a function, or a `partial` of one.
     inputs: whatever decides the numbers besides runs, features and code (see `stages.stage`).
 
     Each run is a stage: a killed table goes on where it was, and runs that differ in nothing that decides (an
@@ -87,8 +84,7 @@ def model_of(profile: Profile, run: Run, train_store: FeatureStore) -> SPARC:
 
 
 class _Task(NamedTuple):
-    """One run of a table, as it is handed to a worker. folders: of the features, by split. key: inputs of its
-    stage."""
+    """One run of a table for a worker. folders: of the features, by split. key: inputs of its stage."""
 
     name: str
     profile: Profile
@@ -101,8 +97,7 @@ class _Task(NamedTuple):
 def _task(
     name: str, profile: Profile, run: Run, measure: Measure, inputs: Any, folders: Mapping[str, Path]
 ) -> _Task:
-    """A task with the key of all that decides its rows; a setting's name does not, nor λ where nothing is
-    trained."""
+    """A task with the key of all that decides its rows; names do not, nor λ where nothing is trained."""
     stores = {split: _opened(folder) for split, folder in folders.items()}
     model = None
     if run.setting is not None:
@@ -153,8 +148,7 @@ def by_gate(profile: Profile) -> list[Setting]:
 
 
 def pick(table: pd.DataFrame, **where) -> pd.DataFrame:
-    """Rows in which every named column has the given value. Raises KeyError if there is no such column or
-    row."""
+    """Rows in which every named column has the given value. Raises KeyError for no such column or row."""
     for column, value in where.items():
         if column not in table:
             raise KeyError(f"no column {column!r}; this table has {', '.join(table)}")
@@ -167,15 +161,14 @@ def pick(table: pd.DataFrame, **where) -> pd.DataFrame:
 
 
 def by_setting(table: pd.DataFrame, column: str, **where) -> dict[str, list[float]]:
-    """{setting: values of `column`, one a seed} among the rows `where` holds; settings in the table's
-    order."""
+    """{setting: values of `column`, one a seed} of the rows `where` holds; settings in the table's order."""
     groups = pick(table, **where).groupby("setting", sort=False)
     return {setting: rows[column].tolist() for setting, rows in groups}
 
 
 def controls(table: pd.DataFrame, column: str, **where) -> dict[str, dict[str, float]]:
-    """{control: {setting: value}} of the rows `where` holds; for the Jaccard also the nulls of the trained
-    models."""
+    """{control: {setting: value}} of the rows `where` holds; for the Jaccard also the trained models'
+    nulls."""
     lists = {kind: by_setting(table, column, model=kind, **where) for kind in KINDS[1:]}
     if column == "jaccard":
         lists["shuffled latents"] = by_setting(table, "shuffled", model="trained", **where)

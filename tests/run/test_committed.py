@@ -227,11 +227,15 @@ def test_the_scorecard_follows_from_the_tables():
     assert markdown(card, "mini") == (RESULTS / "scorecard.md").read_text()
     assert saved_again(score_table(card), "08_scorecard") == committed("08_scorecard")
     assert saved_again(number_table(card), "08_numbers") == committed("08_numbers")
-    holds_now = []
+    outcomes = []
     for judged in card.judgements:
-        holds_now += [outcome.holds for outcome in (*judged.conditions, *judged.controls)]
-    saved = result("08_outcomes").holds
-    assert saved.where(saved.notna(), None).tolist() == holds_now
+        for kind in ("conditions", "controls"):
+            for outcome in getattr(judged, kind):
+                test = outcome.condition
+                sides = (test.left, test.relation, test.right, test.margin)
+                outcomes.append((judged.claim.id, kind, *sides, outcome.holds))
+    columns = ["claim", "kind", "left", "relation", "right", "margin", "holds"]
+    assert saved_again(pd.DataFrame(outcomes, columns=columns), "08_outcomes") == committed("08_outcomes")
 
 
 def test_the_scorecard_is_printed_as_it_is_saved():

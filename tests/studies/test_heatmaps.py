@@ -1,5 +1,7 @@
 """The heatmap benchmark on a handful of scenes: complete, comparable, repeatable, with rules that hold."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,7 +39,16 @@ from sparc_lib.attribution.words import hit_difference, word_scores
 from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
 from sparc_lib.paths import WEIGHTS
-from sparc_lib.studies.heatmaps import KEYS, SCORES, HeatmapReport, paired_difference, score, verdicts
+from sparc_lib.profiles import load_profile
+from sparc_lib.studies.heatmaps import (
+    KEYS,
+    SCORES,
+    HeatmapReport,
+    heatmap_report,
+    paired_difference,
+    score,
+    verdicts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +286,10 @@ def test_empty_methods_are_told_apart(data):
     }
     summary = score(empty, data).summary
     assert summary.not_empty.tolist() == [0, 1] and summary.iou[0] == summary.iou[1]
+
+
+def test_a_profile_without_cross_reconstruction_is_refused():
+    smoke = load_profile("smoke")
+    apart = [setting for setting in smoke.settings if setting.cross_weight == 0]
+    with pytest.raises(ValueError, match="profile smoke: no setting has cross_weight above 0"):
+        heatmap_report(dataclasses.replace(smoke, settings=tuple(apart)))

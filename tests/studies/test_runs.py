@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from sparc_lib import paths
@@ -18,7 +20,7 @@ def profile(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARC_DATA", str(tmp_path))
     smoke = load_profile("smoke")
     return dataclasses.replace(
-        smoke, data=dataclasses.replace(smoke.data, train=48, test=24, control_train=24)
+        smoke, data=dataclasses.replace(smoke.data, train=48, val=6, test=6, control_train=24)
     )
 
 
@@ -46,6 +48,33 @@ def test_the_control_sees_fewer_scenes_for_as_many_steps(profile):
     assert epochs == [profile.sparc.epochs, 2 * profile.sparc.epochs]
     same = dataclasses.replace(profile, data=dataclasses.replace(profile.data, control_train=None))
     assert workflow.control(same) is same
+
+
+@pytest.mark.parametrize("damage", ["deleted", "captions", "labels"])
+def test_damaged_features_are_extracted_again(profile, damage, caplog):
+    """The remedy works: a store that is deleted, or whose captions or labels were changed, is made anew."""
+    first = workflow.features(profile, "test", progress=False)
+    captions, labels = first.captions, first.labels.toarray()
+    if damage == "deleted":
+        shutil.rmtree(first.directory)
+    elif damage == "captions":
+        file = first.directory / "samples.jsonl"
+        file.write_text(file.read_text().replace(" a ", " an ", 1))
+    else:
+        scipy.sparse.save_npz(first.directory / "labels.npz", first.labels[::-1])
+    with caplog.at_level(logging.WARNING):
+        again = workflow.features(profile, "test", progress=False)
+    assert str(first.directory) in caplog.text and "the stage is built again" in caplog.text
+    assert again.captions == captions and (again.labels.toarray() == labels).all()
+
+
+def test_swapped_stores_are_noticed(profile):
+    """The test pairs in the place of the validation pairs: nobody measures on them."""
+    val, test = (workflow.features(profile, split, progress=False) for split in ("val", "test"))
+    ids = val.ids
+    shutil.rmtree(val.directory)
+    shutil.copytree(test.directory, val.directory)
+    assert workflow.features(profile, "val", progress=False).ids == ids
 
 
 @pytest.fixture
