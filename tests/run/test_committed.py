@@ -152,11 +152,11 @@ def numbers_by_claim():
 DERIVED = {
     "mean.round(4)": noise,
     "life.round(3)": l0_and_dead,
-    "means.rename(index=SETTING_NAMES)": both_means,
+    "means.rename(index=setting_name)": both_means,
     'rescaled="place"': places,
     "leak.loc[": codes_that_leak,
     "leak.round(3)": codes_that_leak,
-    'shares.rename(index=SETTING_NAMES).style.format("{:.1%}")': patterns,
+    'shares.rename(index=setting_name).style.format("{:.1%}")': patterns,
     'numbers.groupby("claim"': numbers_by_claim,
 }
 NO_RESULT = (  # what was used, not what was found
@@ -288,10 +288,12 @@ def test_every_number_beside_the_paper_is_published():
             assert any(np.isclose(value, one, rtol=SIX_DIGITS) for one in values), f"{file.name}: {value}"
 
 
-def test_run_times_in_the_readme_are_those_of_the_provenance():
-    rows = re.findall(r"^\| (\d\d) \| (\d+) \| (\d+) \|$", (paths.REPO / "README.md").read_text(), re.M)
-    assert len(rows) == len(NOTEBOOKS)
-    for number, seconds, megabytes in rows:
-        stamp = json.loads((RESULTS / f"{number}_provenance.json").read_text())
-        assert int(seconds) == round(stamp["wall_seconds"]), f"README.md, notebook {number}: seconds"
-        assert int(megabytes) == round(stamp["peak_memory_mb"]), f"README.md, notebook {number}: memory"
+def test_run_times_in_the_readme_add_up():
+    """The times themselves are not committed, since they differ from run to run; their sum betrays a changed one."""
+    readme = (paths.REPO / "README.md").read_text()
+    rows = re.findall(r"^\| (\d\d) \| (\d+) \| (\d+) \|$", readme, re.M)
+    assert [number for number, *_ in rows] == [notebook.name[:2] for notebook in NOTEBOOKS]
+    (together,) = re.findall(r"^\| together \| (\d+) \| \|$", readme, re.M)
+    assert (
+        abs(sum(int(seconds) for _, seconds, _ in rows) - int(together)) <= len(rows) / 2
+    )  # each is rounded
