@@ -249,18 +249,17 @@ def test_bad_requests():
 
 
 class Poisoned(TensorFeed):
-    """Gives one sample so large, at one step, that the loss overflows."""
+    """Spoils a weight of the model before one step, as a learning rate too high does."""
 
-    def __init__(self, streams, step):
+    def __init__(self, streams, step, model):
         super().__init__(streams)
-        self.step, self.count = step, 0
+        self.step, self.model, self.count = step, model, 0
 
     def gather(self, rows, device="cpu"):
         self.count += 1
-        batch = super().gather(rows, device)
         if self.count == self.step:
-            batch["dino"][0] *= 1e30
-        return batch
+            self.model.encoder["dino"].data[0] = torch.inf
+        return super().gather(rows, device)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 5, 6, 13])
@@ -271,7 +270,8 @@ def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tm
     with pytest.raises(
         FloatingPointError, match=f"not finite at step {step} .*run.pt.*; train with lr below"
     ):
-        train(build(), Poisoned(data, step), config, path, progress=False)
+        model = build()
+        train(model, Poisoned(data, step, model), config, path, progress=False)
     earlier = max((saved for saved in (3, 5, 6, 9, 10, 12) if saved < step), default=None)
     assert path.exists() == (earlier is not None)
     if earlier:
@@ -301,27 +301,20 @@ def test_weights_that_diverged_after_a_finite_loss_are_not_saved(tmp_path, monke
 
 
 def test_a_loss_on_a_device_that_is_not_waited_for_is_asked_before_a_save(tmp_path, monkeypatch):
-    """As on a GPU: nothing is raised at the step itself, and the step is still the first that diverged."""
-    path = tmp_path / "run.pt"
-    asked = []
-    real = training._Run.demand_finite
+    """As on a GPU: nothing is raised at the step itself, and the step named is the first that diverged."""
+    path, model, watched = tmp_path / "run.pt", build(), []
+    real_watch, real_demand = training._Run.watch, training._Run.demand_finite
 
     def watch(run, loss):
-        with monkeypatch.context() as patch:
-            patch.setattr(training._Run, "demand_finite", lambda run: asked.append(run.step))
-            real_watch(run, loss)
+        monkeypatch.setattr(training._Run, "demand_finite", lambda run: watched.append(run.step))
+        real_watch(run, loss)
+        monkeypatch.setattr(training._Run, "demand_finite", real_demand)
 
-    real_watch = training._Run.watch
     monkeypatch.setattr(training._Run, "watch", watch)
+    config = TrainConfig(**{**CONFIG.__dict__, "log_every": 50})
     with pytest.raises(FloatingPointError, match="not finite at step 3"):
-        train(
-            build(),
-            Poisoned(sample(), 3),
-            TrainConfig(**{**CONFIG.__dict__, "log_every": 50}),
-            path,
-            progress=False,
-        )
-    assert real is training._Run.demand_finite and asked == [1, 2, 3, 4, 5] and not path.exists()
+        train(model, Poisoned(sample(), 3, model), config, path, progress=False)
+    assert watched == [1, 2, 3, 4, 5] and not path.exists()
 
 
 def test_a_model_that_diverged_gives_no_empty_codes():
