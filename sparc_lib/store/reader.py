@@ -71,17 +71,17 @@ class FeatureStore(Feed):
         for stream in manifest.streams:
             if stream.ids_sha256 != order:
                 raise StoreError(
-                    f"{directory / stream.name}.npy: was written for another order of ids than "
-                    f"{directory / form.SAMPLES}; streams of different stores cannot be mixed. Extract again"
+                    f"{directory / stream.name}.npy: is of another order of ids than samples.jsonl: "
+                    "streams of different stores do not mix; extract again"
                 )
         store = cls(directory, manifest, samples)
         for name, wanted in (expect or {}).items():
             made_by = store.stream(name).encoder
             if wanted not in (made_by.revision, made_by.fingerprint):
+                found = f"revision '{made_by.revision}' (fingerprint '{made_by.fingerprint}')"
                 raise StoreError(
-                    f"{directory / form.MANIFEST}: stream '{name}' comes from {made_by.name} revision "
-                    f"'{made_by.revision}' (fingerprint '{made_by.fingerprint}'), expected '{wanted}'; load "
-                    "that revision of the encoder or extract again"
+                    f"{directory / form.MANIFEST}: stream '{name}' comes from {made_by.name} {found}, "
+                    f"expected '{wanted}'; load that revision of the encoder or extract again"
                 )
         return store
 
@@ -112,10 +112,8 @@ class FeatureStore(Feed):
         samples.check(str(directory))
         for name, array in features.items():
             if np.ndim(array) != 2 or len(array) != len(ids):
-                raise StoreError(
-                    f"{directory}: stream '{name}' has shape {tuple(np.shape(array))} for {len(ids)} ids; "
-                    "every stream needs one row per pair"
-                )
+                shape = f"{tuple(np.shape(array))} for {len(ids)} ids"
+                raise StoreError(f"{directory}: stream '{name}' has shape {shape}; give one row per pair")
         with disk_full_explained(directory):
             writer = StoreWriter(
                 directory.with_name(directory.name + ".writing"),

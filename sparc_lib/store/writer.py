@@ -15,24 +15,8 @@ import scipy.sparse as sp
 
 from ..files import aside, sha256, sync_file, sync_folder
 from ..model import stream_name
-from .format import (
-    CLASSES,
-    FORMAT_VERSION,
-    LABELS,
-    MANIFEST,
-    SAMPLES,
-    SMALL,
-    UNKNOWN_ENCODER,
-    EncoderStamp,
-    Manifest,
-    Precision,
-    Samples,
-    Skipped,
-    StoreError,
-    StreamInfo,
-    clean_labels,
-    ids_sha256,
-)
+from . import format as form
+from .format import EncoderStamp, Manifest, Precision, Samples, StoreError, StreamInfo
 
 PACKAGES = ("numpy", "torch", "torchvision", "transformers", "open_clip_torch", "pillow")
 
@@ -68,10 +52,8 @@ class StoreWriter:
         """Store `values` [len(rows), dim]. StoreError for another shape, NaN, infinite and all-zero rows."""
         dim, precision = self.dims[stream], self.precisions[stream]
         if np.shape(values) != (len(rows), dim):
-            raise StoreError(
-                f"stream '{stream}': got features of shape {np.shape(values)}, "
-                f"expected ({len(rows)}, {dim}); use the encoder the store was begun with"
-            )
+            shapes = f"got features of shape {np.shape(values)}, expected ({len(rows)}, {dim})"
+            raise StoreError(f"stream '{stream}': {shapes}; use the encoder the store was begun with")
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(values, dtype=np.float32).astype(_little_endian(precision))
         bad = ~np.isfinite(stored).all(1) | ~stored.any(1)
@@ -103,7 +85,7 @@ class StoreWriter:
         dataset: str,
         split: str,
         fingerprint: str = "",
-        skipped: Iterable[Skipped] = (),
+        skipped: Iterable[form.Skipped] = (),
         overwrite: bool = False,
     ) -> None:
         """Write samples, labels and manifest, then rename the directory to `out`."""
@@ -112,36 +94,36 @@ class StoreWriter:
         for name in self.dims:
             sync_file(self.directory / f"{name}.npy")
         _write_samples(self.directory, samples)
-        order = ids_sha256(samples.ids)
+        order = form.ids_sha256(samples.ids)
         streams = []
         for name, dim in self.dims.items():
             content = sha256(self.directory / f"{name}.npy")
-            stamp = encoders.get(name, UNKNOWN_ENCODER)
+            stamp = encoders.get(name, form.UNKNOWN_ENCODER)
             streams.append(StreamInfo(name, dim, self.precisions[name], content, order, stamp))
         manifest = Manifest(
-            version=FORMAT_VERSION,
+            version=form.FORMAT_VERSION,
             dataset=dataset,
             split=split,
             n_pairs=len(samples.ids),
             fingerprint=fingerprint,
             streams=tuple(streams),
-            sha256={name: sha256(self.directory / name) for name in SMALL},
+            sha256={name: sha256(self.directory / name) for name in form.SMALL},
             skipped=tuple(skipped),
             created_by={package: _version(package) for package in PACKAGES},
         )
-        with aside(self.directory / MANIFEST) as partial:
+        with aside(self.directory / form.MANIFEST) as partial:
             partial.write_text(manifest.to_json())
         _publish(self.directory, Path(out), overwrite)
 
 
 def _write_samples(directory: Path, samples: Samples) -> None:
     """Ids, captions, labels and classes of a store."""
-    with aside(directory / SAMPLES) as partial, open(partial, "w", encoding="ascii") as file:
+    with aside(directory / form.SAMPLES) as partial, open(partial, "w", encoding="ascii") as file:
         for name, image, caption in zip(samples.ids, samples.image_ids, samples.captions, strict=True):
             file.write(json.dumps({"id": name, "image_id": image, "caption": caption}) + "\n")
-    with aside(directory / LABELS) as partial, open(partial, "wb") as file:
-        sp.save_npz(file, clean_labels(samples.labels))
-    with aside(directory / CLASSES) as partial:
+    with aside(directory / form.LABELS) as partial, open(partial, "wb") as file:
+        sp.save_npz(file, form.clean_labels(samples.labels))
+    with aside(directory / form.CLASSES) as partial:
         partial.write_text(json.dumps(samples.classes))
 
 

@@ -250,17 +250,16 @@ def test_bad_requests():
 
 
 class Poisoned(TensorFeed):
-    """Makes one latent of the model so strong, at one step, that the loss overflows."""
+    """Spoils a weight of the model before one step, as a learning rate too high does."""
 
-    def __init__(self, model, streams, step):
+    def __init__(self, streams, step, model):
         super().__init__(streams)
-        self.model, self.step, self.count = model, step, 0
+        self.step, self.model, self.count = step, model, 0
 
     def gather(self, rows, device="cpu"):
         self.count += 1
         if self.count == self.step:
-            with torch.no_grad():
-                self.model.latent_bias["dino"][0] = 1e30
+            self.model.encoder["dino"].data[0] = torch.inf
         return super().gather(rows, device)
 
 
@@ -274,7 +273,7 @@ def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tm
         FloatingPointError, match=f"not finite at step {step} .*run.pt.*; train with lr below"
     ):
         model = build()
-        train(model, Poisoned(model, data, step), config, path, progress=False)
+        train(model, Poisoned(data, step, model), config, path, progress=False)
     earlier = max((saved for saved in (3, 5, 6, 9, 10, 12) if saved < step), default=None)
     assert path.exists() == (earlier is not None)
     if earlier:
@@ -304,23 +303,20 @@ def test_weights_that_diverged_after_a_finite_loss_are_not_saved(tmp_path, monke
 
 
 def test_a_loss_on_a_device_that_is_not_waited_for_is_asked_before_a_save(tmp_path, monkeypatch):
-    """As on a GPU: nothing is raised at the step itself, and the step is still the first that diverged."""
-    path = tmp_path / "run.pt"
-    asked = []
-    real = training._Run.demand_finite
+    """As on a GPU: nothing is raised at the step itself, and the step named is the first that diverged."""
+    path, model, watched = tmp_path / "run.pt", build(), []
+    real_watch, real_demand = training._Run.watch, training._Run.demand_finite
 
     def watch(run, loss):
-        with monkeypatch.context() as patch:
-            patch.setattr(training._Run, "demand_finite", lambda run: asked.append(run.step))
-            real_watch(run, loss)
+        monkeypatch.setattr(training._Run, "demand_finite", lambda run: watched.append(run.step))
+        real_watch(run, loss)
+        monkeypatch.setattr(training._Run, "demand_finite", real_demand)
 
-    real_watch = training._Run.watch
     monkeypatch.setattr(training._Run, "watch", watch)
+    config = TrainConfig(**{**CONFIG.__dict__, "log_every": 50})
     with pytest.raises(FloatingPointError, match="not finite at step 3"):
-        model = build()
-        config = TrainConfig(**{**CONFIG.__dict__, "log_every": 50})
-        train(model, Poisoned(model, sample(), 3), config, path, progress=False)
-    assert real is training._Run.demand_finite and asked == [1, 2, 3, 4, 5] and not path.exists()
+        train(model, Poisoned(sample(), 3, model), config, path, progress=False)
+    assert watched == [1, 2, 3, 4, 5] and not path.exists()
 
 
 def test_a_model_that_diverged_gives_no_empty_codes():
