@@ -12,8 +12,8 @@ _EXPORTS = {"SPARC": "model", "sparc_loss": "losses", "train_step": "training", 
 __all__ = list(_EXPORTS)
 __version__ = "0.1.0"
 
-# At its end Python would search all objects of torch and transformers for cycles once more, in every kernel, for
-# memory that the process gives back anyway.
+# At its end Python would search all objects of torch and transformers for cycles once more, in every kernel,
+# for memory that the process gives back anyway.
 atexit.register(gc.freeze)
 
 

@@ -6,8 +6,6 @@ share their active set, so their Jaccard is high by construction (F3): report it
 too, beside an untrained model and the nulls of nulls.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -85,10 +83,10 @@ def checked(codes_by_stream: Mapping, labels) -> tuple[dict[str, sp.csr_array], 
         raise ValueError("labels have no classes (shape [samples, 0]); pass the store's labels [samples, C]")
     lengths = {stream: matrix.shape[0] for stream, matrix in codes.items()}
     if set(lengths.values()) != {labels.shape[0]}:
-        raise ValueError(
-            f"streams of different length: {lengths} samples for {labels.shape[0]} rows of labels; "
-            "encode the same samples, in the same order, in every stream"
+        wanted = (
+            f"{labels.shape[0]} rows of labels; encode the same samples, in the same order, in every stream"
         )
+        raise ValueError(f"streams of different length: {lengths} samples for {wanted}")
     widths = {stream: matrix.shape[1] for stream, matrix in codes.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"streams with different numbers of latents: {widths}; use codes of one model")
@@ -147,8 +145,7 @@ def jaccard_per_latent(
     alive; 0 with fewer than two alive streams. Classes are lifted to depth <= `depth` of `taxonomy` (None:
     its leaves; no taxonomy: classes as they are). min_samples: support threshold, see `LabelCounts.alive`.
 
-    Raises ValueError for fewer than two streams, a depth without a taxonomy, or a taxonomy of another number
-    of classes.
+    Raises ValueError for fewer than two streams, a depth without a taxonomy, or a taxonomy of other classes.
     """
     if len(counts.streams) < 2:
         raise ValueError(f"Jaccard compares streams; got {list(counts.streams)}, pass at least two")
@@ -159,10 +156,8 @@ def jaccard_per_latent(
         lift = taxonomy.lift(taxonomy.max_depth if depth is None else depth)
         for stream, matrix in lifted.items():
             if matrix.shape[1] != lift.shape[0]:
-                raise ValueError(
-                    f"taxonomy has {lift.shape[0]} classes, labels have {matrix.shape[1]}; "
-                    "build it from the classes of the label columns, in their order"
-                )
+                sizes = f"taxonomy has {lift.shape[0]} classes, labels have {matrix.shape[1]}"
+                raise ValueError(f"{sizes}; build it from the classes of the label columns, in their order")
             lifted[stream] = (lift.T @ matrix.T).T
     total, pairs = 0.0, 0
     for s, t in combinations(counts.streams, 2):

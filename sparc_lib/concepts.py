@@ -1,7 +1,5 @@
 """Names for latents (section "Concept names" of the paper's appendix) and a search for latents by name."""
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,9 +27,7 @@ class ConceptNames(NamedTuple):
     support: dict[str, np.ndarray]
 
     def firm(self, stream: str) -> np.ndarray:
-        """Purity as if PRIOR more samples without the class had been seen, [n_latents]: no name by one lucky
-        sample.
-        """
+        """Purity with PRIOR more samples without the class, [n_latents]: one lucky sample makes no name."""
         return self.purity[stream] * self.support[stream] / (self.support[stream] + PRIOR)
 
     def column(self, concept: str) -> int:
@@ -77,18 +73,15 @@ def concept_names(
 
     codes {stream: CSR [n, n_latents]}, labels CSR [n, n_classes]. Among a latent's `top` most activating
     samples that have a label (fewer if fewer activate it) the class that most of them carry names it, if
-    their share is at least `purity`. Ties go to the first class. Raises ValueError for codes and labels of
-    different length.
+    their share is at least `purity`. Ties go to the first class. ValueError for unequal lengths.
     """
     labels = sp.csr_array(labels).astype(np.float64)
     labelled = np.flatnonzero(labels.sum(1) > 0)
     named, shares, support = {}, {}, {}
     for stream, matrix in codes.items():
         if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
-            raise ValueError(
-                f"stream {stream!r}: {matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} "
-                "classes do not fit together"
-            )
+            sizes = f"{matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} classes"
+            raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
         member = firing(sp.csr_array(matrix)[labelled], top)  # [n_latents, labelled samples], 0 or 1
         support[stream] = member.sum(1).astype(int)
         share = (member @ labels[labelled]).toarray() / np.maximum(support[stream], 1)[:, None]
@@ -107,7 +100,7 @@ def class_latents(codes: sp.csr_matrix, labels: sp.csr_array, more_than: int = 5
 
 def exhibit_concept(names: ConceptNames, columns: Sequence[int], least: int = 3) -> int:
     """A class to show, by rule: among those that occur at least `least` times in `columns` (else: at all),
-    the one that names a latent most firmly in every stream; only if none does, in any stream. Ties go to the
+    the one that names a latent most firmly in every stream; only if none does, in any. Ties go to the
     first."""
     often = Counter(int(column) for column in columns)
     candidates = sorted(column for column, n in often.items() if n >= least) or sorted(often)
@@ -143,8 +136,7 @@ class FoundLatent(NamedTuple):
 def search(
     names: ConceptNames, query: str, codes: Mapping[str, sp.csr_matrix], store, most: int = 5, n_top: int = 5
 ) -> list[FoundLatent]:
-    """Answer "which latents mean cat?": latents named so, first by the number of streams that agree, then by
-    `firm`.
+    """Latents that mean a class ("cat"): first by the number of streams that agree, then by `firm`.
 
     codes are those of the store's samples; of the store `image_ids` and `captions` are used. At most `most`
     latents, with n_top images each. Raises KeyError for a class that is not in the data.
@@ -173,7 +165,7 @@ class CaptionWords(NamedTuple):
     said: sp.csr_matrix
 
     @classmethod
-    def of(cls, captions: Sequence[str]) -> CaptionWords:
+    def of(cls, captions: Sequence[str]) -> "CaptionWords":
         """The words of captions, in lower case. Captions without words make an empty vocabulary."""
         counter = CountVectorizer(token_pattern=r"\w+", stop_words="english", binary=True, dtype=np.int32)
         try:
@@ -184,12 +176,11 @@ class CaptionWords(NamedTuple):
 
 
 def telling_words(column: sp.csr_matrix, captions: CaptionWords, most: int = 4, top: int = 50) -> list[str]:
-    """Words that occur more often in the `top` captions that activate a latent most (column [n, 1]) than
-    elsewhere.
+    """Words more frequent in the `top` captions that activate a latent most (column [n, 1]) than elsewhere.
 
     By log-odds with half a count added to every cell, of at least two standard errors; only words in at least
-    a fifth of those captions, and in at most half of all: what nearly every caption says tells nothing. Ties
-    by the alphabet.
+    a fifth of those captions, and in at most half of all: what every caption says tells nothing. Ties by the
+    alphabet.
     """
     column = sp.csc_matrix(column)
     rows = column.indices[np.argsort(-column.data, kind="stable")[:top]]

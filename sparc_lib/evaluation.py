@@ -51,7 +51,7 @@ class TensorFeed(Feed):
         lengths = {name: len(x) for name, x in streams.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(
-                f"streams of different length or none at all: {lengths}; row i must be one sample in all"
+                f"streams of different length, or none: {lengths}; row i must be one sample in all"
             )
         self.tensors = dict(streams)
 
@@ -81,9 +81,7 @@ def present(model: SPARC, batch: Mapping[str, Tensor], every: bool = False) -> d
     chosen = {name: batch[name] for name in model.streams if name in batch}
     missing = [name for name in model.streams if name not in batch]
     if not chosen or (every and missing):
-        raise ValueError(
-            f"the data have no stream {missing[0]!r}, which the model needs; they have {', '.join(batch)}"
-        )
+        raise ValueError(f"the data have no stream {missing[0]!r} of the model; they have {', '.join(batch)}")
     return chosen
 
 
@@ -153,9 +151,9 @@ def evaluate(model: SPARC, data: Data, batch_size: int = 1024) -> Evaluation:
     """NMSE and FVU of self- and cross-reconstruction, dead share and L0, for joint and independent coding.
 
     data: a FeatureStore, anything with its `batches`, or {stream: [n, d]}, of which all samples and the
-    model's streams are used. Raises ValueError for data without samples or whose samples are all equal (no
-    variance).
+    model's streams are used. Raises ValueError for data without samples or whose samples are all equal.
     """
+    model.demand_finite()
     feed, device = as_feed(data), next(model.parameters()).device
     n, joint, independent = 0, _Sums(), _Sums()
     first: dict[str, Tensor] = {}  # sums are taken about the first sample, against cancellation
@@ -176,7 +174,7 @@ def evaluate(model: SPARC, data: Data, batch_size: int = 1024) -> Evaluation:
     flat = [name for name, value in variance.items() if value <= 1e-12 * n]
     if flat:
         raise ValueError(
-            f"stream {flat[0]!r}: its {n} samples are all equal, so FVU is undefined; pass more samples"
+            f"stream {flat[0]!r}: its {n} samples are all equal and have no FVU; pass more samples"
         )
     return Evaluation(joint.scores(n, variance), independent.scores(n, variance), n)
 
@@ -190,6 +188,7 @@ def encode_store(
     coding: "joint" or "independent", as in `SPARC.encode`; say which, for joint codes carry the partner's
     information (F3). store: a FeatureStore, anything with its `batches`, or {stream: [n, d]}.
     """
+    model.demand_finite()
     parts: dict[str, list[sp.csr_matrix]] = {}
     for batch in as_feed(store).batches(batch_size, shuffle=False, device=next(model.parameters()).device):
         for name, code in model.encode(present(model, batch), coding).items():

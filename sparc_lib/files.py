@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, made durable, renamed; with one lock and one word for a full disk."""
+"""Files that are whole or not there: written aside, made durable, renamed; with locks and full disks."""
 
 import errno
 import hashlib
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 PARTIAL = ".partial"  # suffix of what is being written
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_BELOW = 2**20  # bytes: a disk with less free space than this counts as full
 
 
@@ -49,7 +50,7 @@ def _sync(path: Path, flags: int) -> None:
 def aside(path: Path) -> Iterator[Path]:
     """Yield `<path>.partial` to write to; on success it is made durable and renamed to `path`, else removed.
 
-    The folder is made if missing. Raises DiskFullError when the disk is full; whatever the block raises passes.
+    The folder is made if missing. Raises DiskFullError when the disk is full; what the block raises passes.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -67,10 +68,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_full_explained(path: Path) -> Iterator[None]:
-    """Turn any error of a full disk while `path` is written into a DiskFullError that says what to do.
-
-    torch reports a full disk as a RuntimeError without an error number, so the free space is looked at too.
-    """
+    """Turn any error of a full disk while `path` is written into a DiskFullError that says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -78,17 +76,24 @@ def disk_full_explained(path: Path) -> Iterator[None]:
             raise
         raise DiskFullError(
             errno.ENOSPC,
-            f"{path}: the disk is full. Free space there, or point $SPARC_DATA (heavy artefacts) or $SPARC_OUTPUT "
-            "(figures and results) elsewhere, then run again: finished parts are kept",
+            f"{path}: the disk is full. Free space there, or point $SPARC_DATA (heavy artefacts) or "
+            "$SPARC_OUTPUT (figures and results) elsewhere, then run again: finished parts are kept",
         ) from error
 
 
 def is_disk_full(error: BaseException, path: Path) -> bool:
-    """Whether `error`, raised while `path` was written, says that the disk is full."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    """Whether `error`, raised while `path` was written, says that the disk is full.
+
+    torch wraps the system's error in a RuntimeError without a number, or makes one of its own: so what caused
+    an error is looked at, and then the free space.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return True
+        cause = cause.__cause__ or cause.__context__
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    return shutil.disk_usage(folder).free < FULL_BELOW
+    return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < FULL_BELOW
 
 
 @contextmanager

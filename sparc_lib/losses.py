@@ -1,4 +1,4 @@
-"""The SPARC objective (section 3.3 of arXiv:2507.06265) and two reconstruction metrics, as pure functions."""
+"""The SPARC objective (section 3.3 of arXiv:2507.06265), two reconstruction metrics, and dead latents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from .model import SPARC, Code, Gated, Streams
 from .sparse_ops import Pattern, decode_rows
 
 ENCODER, DECODER = "encoder", "decoder"
+ACTIVE = 1e-3  # a code above this resets a latent's counter
 Buffers = dict[tuple[str, str], Tensor]  # (ENCODER or DECODER, stream) -> where its gradient may be written
 
 
@@ -50,7 +51,7 @@ def fvu(reconstruction: Tensor, x: Tensor) -> Tensor:
     variance = (x - x.mean(0)).square().sum()
     if not variance > 0:
         raise ValueError(
-            f"x: {len(x)} samples without variance have no FVU; pass at least two different samples"
+            f"x: {len(x)} samples without variance have no FVU; pass two different samples or more"
         )
     return (reconstruction - x).square().sum() / variance
 
@@ -60,8 +61,7 @@ def sparc_loss(
 ) -> LossTerms:
     """All terms of the loss for one batch, streams {name: [batch, d]}, with the gate's joint coding.
 
-    Dead latents are those of the counters as they stand; nothing is changed. Raises what `SPARC.encode`
-    raises.
+    Dead latents are those of the counters as they stand; nothing is changed. Errors as in `encode`.
     """
     return gated_loss(model, model.select(streams), cross_weight, aux_weight, {})
 
@@ -70,14 +70,43 @@ def sparc_loss(
 def auxk_indices(model: SPARC, gated: Gated, stream: str) -> Tensor | None:
     """The top k_aux dead latents per sample, [batch, min(k_aux, number of dead)], or None where none is dead.
 
-    With fewer dead latents than k_aux, METHOD fills up with zeros, which decode to nothing: they are left
-    out.
+    With fewer dead latents than k_aux, METHOD fills up with zeros, which decode to nothing: left out here.
     """
-    dead = model.dead(stream)
-    count = min(model.k_aux, int(dead.sum()))
-    if not count:
+    dead = model.dead(stream).nonzero().squeeze(1)
+    if not len(dead) or not model.k_aux:
         return None
-    return gated.preactivations[stream].masked_fill(~dead, -torch.inf).topk(count, dim=1).indices
+    candidates = gated.preactivations[stream].index_select(1, dead)
+    return dead[candidates.topk(min(model.k_aux, len(dead)), dim=1).indices]
+
+
+@torch.no_grad()
+def record_activity(model: SPARC, gated: Gated) -> None:
+    """One step of the dead counters (METHOD, "Dead"), which change in training only (F10).
+
+    Per stream: reset the counters of latents with some z > 1e-3 in the batch, then add 1 to all.
+    """
+    for name, indices in gated.indices.items():
+        counter = model.steps_since_active[name]
+        counter[indices[gated.preactivations[name].gather(1, indices) > ACTIVE]] = 0
+        counter += 1
+
+
+@torch.no_grad()
+def redraw_dead(model: SPARC, generator: torch.Generator) -> dict[str, int]:
+    """Re-draw the latents dead in a stream there: encoder row ~ N(0, 0.01²), latent bias 0, counter 0.
+
+    The decoder row and the optimizer's moments stay. `generator`: of the CPU. Returns how many.
+    """
+    counts = {}
+    for name in model.streams:
+        dead = model.dead(name).nonzero().squeeze(1)
+        weight = model.encoder[name]
+        rows = torch.randn(len(dead), weight.shape[1], generator=generator, dtype=weight.dtype) * 0.01
+        weight[dead] = rows.to(weight.device)
+        model.latent_bias[name][dead] = 0
+        model.steps_since_active[name][dead] = 0
+        counts[name] = len(dead)
+    return counts
 
 
 class _Patterns:
@@ -110,17 +139,18 @@ def gated_loss(
         if target in aux_codes:
             parts.append(aux_codes[target])
         rebuilt = _decode(model, target, parts, patterns, buffers.pop((DECODER, target), None))
-        own_nmse[target] = nmse(rebuilt[0], x)
         if use_aux:
             residual = x - (rebuilt[0] - model.pre_bias[target]).detach()
             revived = rebuilt[-1] if target in aux_codes else model.pre_bias[target]  # codes of 0 (F6)
-            auxk[target] = nmse(revived, residual)
-        crossed = rebuilt[1:]
+            auxk[target] = _auxk_nmse(revived, residual, x)
+        power = x.square().mean(1)
+        scores = _each_nmse(rebuilt[: len(rebuilt) - (target in aux_codes)], x, power)
         if sources and not cross_weight:  # still reported
             with torch.no_grad():
                 crossed = _decode(model, target, [codes[source] for source in sources], patterns)
-        for source, reconstruction in zip(sources, crossed):
-            cross[source, target] = nmse(reconstruction, x)
+                scores += _each_nmse(crossed, x, power)
+        own_nmse[target] = scores[0]
+        cross |= {(source, target): score for source, score in zip(sources, scores[1:])}
 
     cross = {pair: cross[pair] for pair in permutations(gated.streams, 2)}
     total = _mean(own_nmse)
@@ -152,12 +182,25 @@ def _codes(
 
 def _decode(
     model: SPARC, target: str, parts: list[Code], patterns: _Patterns, buffer: Tensor | None = None
-) -> list[Tensor]:
-    """Reconstructions of `target`, one [batch, d] per code, from a single sparse product."""
+) -> Tensor:
+    """Reconstructions of `target`, [codes, batch, d], from a single sparse product."""
     values = torch.cat([part.values.reshape(-1) for part in parts])
     pattern = patterns.of(*(part.indices for part in parts))
     rows = decode_rows(values, model.decoder[target], pattern, buffer) + model.pre_bias[target]
-    return list(rows.split([len(part) for part in parts]))
+    return rows.view(len(parts), -1, rows.shape[1])
+
+
+def _each_nmse(rebuilt: Tensor, x: Tensor, power: Tensor) -> list[Tensor]:
+    """`nmse` of every reconstruction in [codes, batch, d], with power = mean_d x², [batch]."""
+    return list(((rebuilt - x).square().mean(2) / power).mean(1).unbind())
+
+
+def _auxk_nmse(revived: Tensor, residual: Tensor, x: Tensor) -> Tensor:
+    """`nmse(revived, residual)`, in which a sample counts 0 if its residual is mere rounding of x: nothing is
+    left to explain there, and dividing by it would make every weight NaN."""
+    power, rounding = residual.square().mean(1), 4 * torch.finfo(x.dtype).eps
+    power = power.masked_fill(power <= rounding**2 * x.square().mean(1), torch.inf)
+    return ((revived - residual).square().mean(1) / power).mean()
 
 
 def _mean(terms: Mapping) -> Tensor:

@@ -113,23 +113,20 @@ class SPARC(nn.Module):
         super().__init__()
         if not dims or any(size < 1 for size in dims.values()):
             raise ValueError(f"dims: got {dict(dims)}; give at least one stream, and sizes of at least 1")
-        for name in dims:
-            stream_name(name)
         if not 1 <= k <= n_latents:
             raise ValueError(f"k: got k = {k} with n_latents = {n_latents}; choose 1 <= k <= n_latents")
         if gate not in ("global", "local"):
             raise ValueError(f"gate: got {gate!r}; choose 'global' or 'local'")
         if (k_aux or 0) < 0 or dead_after < 0:
             raise ValueError(f"k_aux and dead_after: got {k_aux} and {dead_after}; neither may be negative")
-        self.dims, self.n_latents, self.k, self.gate = dict(dims), n_latents, k, gate
+        self.dims = {stream_name(name): size for name, size in dims.items()}
+        self.n_latents, self.k, self.gate = n_latents, k, gate
         self.k_aux, self.dead_after = k_aux or 0, dead_after
-        weights = {}
+        self.encoder, self.decoder = nn.ParameterDict(), nn.ParameterDict()
         for name, d in dims.items():  # the range torch.nn.Linear draws from
-            weights[name] = torch.empty(n_latents, d).uniform_(-(d**-0.5), d**-0.5, generator=generator)
-        self.encoder = nn.ParameterDict(weights)
-        self.decoder = nn.ParameterDict({name: weight.clone() for name, weight in weights.items()})
-        for rows in self.decoder.values():
-            ops.normalise_rows_(rows.data)
+            weight = torch.empty(n_latents, d).uniform_(-(d**-0.5), d**-0.5, generator=generator)
+            self.encoder[name], self.decoder[name] = weight, weight.clone()
+            ops.normalise_rows_(self.decoder[name].data)
         self.latent_bias = nn.ParameterDict({name: torch.zeros(n_latents) for name in dims})
         self.pre_bias = nn.ParameterDict({name: torch.zeros(d) for name, d in dims.items()})
         self.steps_since_active = Counters(self.streams, n_latents)
@@ -212,6 +209,12 @@ class SPARC(nn.Module):
         values = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer)
         return Code(indices, torch.relu(values).view(indices.shape), self.n_latents)
 
+    def demand_finite(self) -> None:
+        """Raise ValueError if a weight is NaN or infinite: codes of such a model are empty without a word."""
+        for name, weights in self.named_parameters():
+            if not weights.isfinite().all():
+                raise ValueError(f"model: {name} holds NaN or infinite values; train anew with a lower lr")
+
     def _checked_name(self, stream: str) -> str:
         if stream not in self.dims:
             raise ValueError(f"unknown stream {stream!r}; this model has {', '.join(self.dims)}")
@@ -239,9 +242,9 @@ class SPARC(nn.Module):
         if not good.all():
             which, row = (~good).nonzero()[0].tolist()
             kind = "all zero" if sizes[which, row] == 0 else "not finite (NaN or infinite)"
+            where = f"stream {list(checked)[which]!r}: row {row} of the batch is {kind}"
             raise ValueError(
-                f"stream {list(checked)[which]!r}: row {row} of the batch is {kind} ({int((~good).sum())} "
-                "bad rows in all); drop these samples or extract their features again"
+                f"{where} ({int((~good).sum())} bad rows in all); drop them or extract them again"
             )
         return checked
 
@@ -252,8 +255,7 @@ class SPARC(nn.Module):
         run_config: Mapping[str, Any] | str | Path,
         gate: Gate | None = None,
     ) -> "SPARC":
-        """A model from the authors' `msae_checkpoint.pth` and `run_config.json`, given as paths or as
-        contents.
+        """A model from the authors' `msae_checkpoint.pth` and `run_config.json`, as paths or contents.
 
         gate: for a run_config without 'topk_type'. Raises ValueError that names the key a file lacks, has in
         a wrong shape, or with NaN or infinite values.
@@ -264,9 +266,7 @@ class SPARC(nn.Module):
             run_config = json.loads(Path(run_config).read_text(encoding="utf-8"))
         run = dict(run_config.get("args", run_config))
         if gate is not None and run.setdefault("topk_type", gate) != gate:
-            raise ValueError(
-                f"run_config.json: 'topk_type' is {run['topk_type']!r}; do not pass gate={gate!r}"
-            )
+            raise ValueError(f"run_config.json: 'topk_type' is {run['topk_type']!r}, not {gate!r}; omit gate")
         for key in ("n_latents", "k", "topk_type"):
             if key not in run:
                 remedy = "pass gate='global' or 'local'" if key == "topk_type" else "pass the authors' file"
@@ -276,25 +276,19 @@ class SPARC(nn.Module):
             raise ValueError("checkpoint: no 'encoders.<stream>.weight'; pass that of msae_checkpoint.pth")
         order = list(run_config.get("config_file_content", {}).get("train_stream_feature_files", names))
         names.sort(key=lambda name: order.index(name) if name in order else len(order))
-        model = cls(
-            {name: checkpoint[f"encoders.{name}.weight"].shape[1] for name in names},
-            run["n_latents"],
-            run["k"],
-            run["topk_type"],
-            run.get("auxk", 64),
-            run.get("dead_steps_threshold", 1000),
-        )
+        dims = {name: checkpoint[f"encoders.{name}.weight"].shape[1] for name in names}
+        k_aux, dead_after = run.get("auxk", 64), run.get("dead_steps_threshold", 1000)
+        model = cls(dims, run["n_latents"], run["k"], run["topk_type"], k_aux, dead_after)
         state = model.state_dict()
-        for name, (field, key) in product(names, PUBLISHED_KEYS.items()):
-            key = key.format(name)
+        for name, field in product(names, PUBLISHED_KEYS):
+            key = PUBLISHED_KEYS[field].format(name)
             if key not in checkpoint:
                 raise ValueError(f"checkpoint: no {key!r}; it is incomplete or not one of the authors'")
             value = checkpoint[key].T if field == "decoder" else checkpoint[key]  # theirs is [d, L]
             if value.shape != state[f"{field}.{name}"].shape:
-                shape = f"{list(checkpoint[key].shape)}, not that of n_latents = {model.n_latents}"
-                raise ValueError(f"checkpoint: {key!r} has shape {shape} in run_config.json")
-            if not value.isfinite().all():
-                raise ValueError(f"checkpoint: {key!r} holds NaN or infinite values; this run diverged")
+                shape = f"{list(checkpoint[key].shape)}, unlike n_latents of run_config.json"
+                raise ValueError(f"checkpoint: {key!r} has shape {shape}")
             state[f"{field}.{name}"] = value
         model.load_state_dict(state)
+        model.demand_finite()
         return model

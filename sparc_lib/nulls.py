@@ -8,8 +8,6 @@ agree as well with any other latent of the other stream? That is the floor for t
 means the same in both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 from typing import NamedTuple
@@ -103,8 +101,7 @@ def chance_corrected(jaccard, null):
 
 
 def rescaled(jaccard, shuffled, bound):
-    """(J - J_shuffled) / (J_bound - J_shuffled): 0 for unrelated latents, 1 for the most that firing rates
-    allow; NaN where they leave no room."""
+    """(J - J_shuffled) / (J_bound - J_shuffled): 0 for unrelated latents, 1 at the bound, else NaN."""
     jaccard, shuffled, bound = (np.asarray(x, dtype=float) for x in (jaccard, shuffled, bound))
     return (jaccard - shuffled) / np.where(bound > shuffled, bound - shuffled, np.nan)
 

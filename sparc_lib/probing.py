@@ -1,7 +1,5 @@
 """1-D probes: how well does a single latent predict a class? (arXiv:2507.06265, 1-D probe loss)"""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +7,7 @@ import scipy.sparse as sp
 from joblib import Parallel, delayed
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from .alignment import as_csr
 
@@ -22,7 +20,8 @@ def probed_classes(labels, min_positives: int = 50) -> np.ndarray:
 
 
 def _balanced_splits(positive: np.ndarray, column: int) -> list[np.ndarray]:
-    """Train, validation and test rows (70/15/15, stratified) of a balanced sample. Seeds as published."""
+    """Train, validation and test rows (70/15/15, stratified) of a balanced sample. Seeds and sizes as
+    published: giving scikit-learn both shares leaves 251 of 360 rows for training."""
     present, absent = np.flatnonzero(positive), np.flatnonzero(~positive)
     draw = np.random.RandomState(1000 + column)
     n = min(len(present), len(absent))
@@ -31,9 +30,15 @@ def _balanced_splits(positive: np.ndarray, column: int) -> list[np.ndarray]:
     elif len(present) > n:
         present = draw.choice(present, n, replace=False)
     rows = np.concatenate([present, absent])
-    train, rest = train_test_split(rows, test_size=0.3, random_state=2000 + column, stratify=positive[rows])
-    val, test = train_test_split(rest, test_size=0.5, random_state=3000 + column, stratify=positive[rest])
+    train, rest = _stratified(rows, positive, 0.7, 0.3, 2000 + column)
+    val, test = _stratified(rest, positive, 0.5, 0.5, 3000 + column)
     return [train, val, test]
+
+
+def _stratified(rows: np.ndarray, positive: np.ndarray, first: float, second: float, seed: int):
+    split = StratifiedShuffleSplit(1, train_size=first, test_size=second, random_state=seed)
+    left, right = next(split.split(rows, positive[rows]))
+    return rows[left], rows[right]
 
 
 def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
@@ -58,8 +63,7 @@ def _fit(activation: np.ndarray, target: np.ndarray, solver: str) -> tuple[float
 
 
 def _newton(x: np.ndarray, sign: np.ndarray, count: np.ndarray) -> tuple[float, float]:
-    """The same optimum to machine precision: with two unknowns, Newton's method needs a few steps, each
-    halved until the objective falls."""
+    """The same optimum to machine precision: Newton steps, each halved until the objective falls."""
 
     def objective(weight: float, bias: float) -> float:
         return float(count @ np.logaddexp(0, -sign * (weight * x + bias))) + weight * weight / 2
@@ -140,7 +144,7 @@ def probe_losses(
     several times faster.
 
     Raises ValueError for another select_on or solver, different numbers of samples, or no class with enough
-    positives.
+    of them.
     """
     if select_on not in ("all", "train"):
         raise ValueError(f"select_on={select_on!r}: choose 'all' (as published) or 'train'")
@@ -148,14 +152,12 @@ def probe_losses(
         raise ValueError(f"solver={solver!r}: choose 'lbfgs' (as published) or 'newton'")
     codes, labels = as_csr(codes, "codes").tocsc(), as_csr(labels, "labels")
     if codes.shape[0] != labels.shape[0]:
-        raise ValueError(
-            f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same samples"
-        )
+        raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same")
     columns = probed_classes(labels, min_positives)
     if not len(columns):
+        enough = f"more than {min_positives} positives and negatives"
         raise ValueError(
-            f"no class of {labels.shape[1]} has more than {min_positives} positives and negatives; "
-            "use more samples or a smaller min_positives"
+            f"no class of {labels.shape[1]} has {enough}; use more samples or a smaller min_positives"
         )
     probe = _Probe(codes, (codes > 0).T.astype(np.float32), select_on, n_candidates, solver)
     positives = labels.tocsc()[:, columns]

@@ -16,7 +16,7 @@ from . import paths
 
 Gate = Literal["global", "local"]
 PreBias = Literal["zero", "mean"]
-# YAML text stays text and true stays no number; floats are finite.
+# Text stays text and true is no number; floats are finite.
 Scenes = Annotated[int, Field(strict=True, ge=16, le=10**7)]
 Images = Annotated[int, Field(strict=True, ge=2, le=10**7)]
 Steps = Annotated[int, Field(strict=True, ge=1, le=10**8)]
@@ -38,7 +38,6 @@ WISHES = {  # for kinds of faults that pydantic words for programmers
     "tuple_type": "must be a list",
     "too_short": "must be a list with an entry that holds",
     "string_pattern_mismatch": "must begin with a letter and hold letters, digits, '-' and '_' alone",
-    "invalid_key": "must be text",
 }
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -55,9 +54,7 @@ class DataSpec:
     test: Images | None
     seed: Seed  # of the miniature world; a subsample of a real data set uses it too
     max_samples: Images | None  # cap on the pairs of each split of a real data set; null keeps all
-    control_train: (
-        Scenes | None
-    )  # training scenes of the random-weight control; null takes as many as `train`
+    control_train: Scenes | None  # training scenes of the random-weight control; null takes `train`
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -110,6 +107,7 @@ class SparcSpec:
     dead_after: Steps  # steps without z > 1e-3
     redraw_every: Steps | None  # steps; null never re-draws dead latents
     precision: Literal["float32", "bfloat16"] = "float32"  # of the dense product in training
+    pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `centre_pre_bias`
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -161,9 +159,8 @@ class Profile:
         if isinstance(setting, str):
             by_name = {each.name: each for each in self.settings}
             if setting not in by_name:
-                raise ProfileError(
-                    f"profile {self.name}: no setting {setting!r}; choose one of {', '.join(by_name)}"
-                )
+                choice = ", ".join(by_name)
+                raise ProfileError(f"profile {self.name}: no setting {setting!r}; choose one of {choice}")
             setting = by_name[setting]
         return replace(self.sparc, gate=setting.gate, cross_weight=setting.cross_weight)
 
@@ -202,10 +199,8 @@ def load_profile(name: str | None = None) -> Profile:
     if name is None:
         name = os.environ.get("SPARC_PROFILE") or "mini"
     if name not in available():
-        raise ProfileError(
-            f"{paths.PROFILES}: there is no profile {name!r}; choose one of {', '.join(available())}, or "
-            "give run_all.sh the path of a YAML file"
-        )
+        choice = f"{', '.join(available())}, or give run_all.sh the path of a YAML file"
+        raise ProfileError(f"{paths.PROFILES}: there is no profile {name!r}; choose one of {choice}")
     files = [folder / f"{name}.yaml" for folder in paths.profile_folders()]
     return read_profile(next(file for file in files if file.exists()))
 
@@ -231,8 +226,9 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not read; write the value out", self.peek_event().start_mark
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are not read; write it out", problem_mark=mark
             )
         return super().compose_node(parent, index)
 
@@ -240,9 +236,8 @@ class _PlainLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"field {key.value} is given twice; keep one", key.start_mark
-                )
+                problem = f"field {key.value} is given twice; keep one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 

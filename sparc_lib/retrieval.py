@@ -8,8 +8,6 @@ land at chance, not at rank 1, and two copies of one image share their hits. Wit
 code's numbers) this is the usual 1 + #(higher).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,8 +27,8 @@ QUERIES_PER_TASK = 1024  # of a thread
 @dataclass(frozen=True)
 class RetrievalMetrics:
     """ranks: of the best positive, from 1, float64 [n] (integers where nothing ties). recall[k]: share of
-    queries with it among the first k. median_rank: MedR. mrr: mean reciprocal rank. n_reference: size of the
-    gallery."""
+    queries with it among the first k. median_rank: MedR. mrr: mean reciprocal rank. n_reference: gallery
+    size."""
 
     ranks: np.ndarray
     recall: dict[int, float]
@@ -65,10 +63,8 @@ def _unit_pair(query, reference) -> tuple[sp.csr_array | torch.Tensor, sp.csr_ar
     if sparse != sp.issparse(reference):
         raise ValueError("query and reference must both be dense or both sparse: give codes as code.to_csr()")
     if query.shape[1] != reference.shape[1] or 0 in (*query.shape, *reference.shape):
-        raise ValueError(
-            f"query {tuple(query.shape)} and reference {tuple(reference.shape)}: "
-            "expected [n, d] and [m, d] with n, m, d > 0"
-        )
+        shapes = f"query {tuple(query.shape)} and reference {tuple(reference.shape)}"
+        raise ValueError(f"{shapes}: expected [n, d] and [m, d] with n, m, d > 0")
     if query.dtype == reference.dtype:
         return query, reference
     if sparse:
@@ -82,42 +78,33 @@ def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
         positives = positives.detach().cpu().numpy()
     if positives is None:
         if shape[0] != shape[1]:
-            raise ValueError(
-                f"{shape[0]} queries but {shape[1]} references: row i matches row i only for equal "
-                "numbers; pass positives"
-            )
+            sizes = f"{shape[0]} queries but {shape[1]} references"
+            raise ValueError(f"{sizes}: row i matches row i only for equal numbers; pass positives")
         positives = sp.eye_array(*shape, format="csr")
     elif not sp.issparse(positives):
-        rows = [np.atleast_1d(np.asarray(row)) for row in positives]
-        if rows and all(row.dtype == bool and len(row) == shape[1] for row in rows):
-            positives = sp.csr_array(np.stack(rows))
-        else:
-            positives = _from_row_numbers(rows, shape)
+        positives = _from_lists([np.atleast_1d(np.asarray(row)) for row in positives], shape)
     csr = as_csr(positives, "positives")
     if csr.shape != shape:
         raise ValueError(f"positives: shape {csr.shape}, expected [queries, references] = {shape}")
     without = np.flatnonzero(np.diff(csr.indptr) == 0)
     if len(without):
-        raise ValueError(
-            f"positives: {len(without)} queries have none, first {without[:5].tolist()}; leave them out"
-        )
+        first = without[:5].tolist()
+        raise ValueError(f"positives: {len(without)} queries have none, first {first}; leave them out")
     return csr
 
 
-def _from_row_numbers(rows: list[np.ndarray], shape: tuple[int, int]) -> sp.csr_array:
-    """Lists of row numbers as a matrix. Raises ValueError for anything else."""
+def _from_lists(rows: list[np.ndarray], shape: tuple[int, int]) -> sp.csr_array:
+    """Lists of row numbers, or rows of a boolean matrix, as a matrix. Raises ValueError for anything else."""
+    if all(row.dtype == bool and len(row) == shape[1] for row in rows):
+        rows = [np.flatnonzero(row) for row in rows]
     for number, row in enumerate(rows):
         if len(row) and row.dtype.kind not in "iu":
-            raise ValueError(
-                f"positives: entry {number} holds {row.dtype}; give row numbers as integers, or a sparse or "
-                f"boolean matrix [queries, references] = {shape}"
-            )
+            wish = f"row numbers as integers, or a sparse or boolean matrix [queries, references] = {shape}"
+            raise ValueError(f"positives: entry {number} holds {row.dtype}; give {wish}")
     columns = np.concatenate([row.astype(np.int64) for row in rows]) if rows else np.empty(0, np.int64)
     if len(rows) != shape[0] or (len(columns) and not 0 <= columns.min() <= columns.max() < shape[1]):
-        raise ValueError(
-            f"positives: need, for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of "
-            f"the reference; got {len(rows)} lists"
-        )
+        wish = f"for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of the reference"
+        raise ValueError(f"positives: need, {wish}; got {len(rows)} lists")
     starts = np.cumsum([0, *map(len, rows)])
     return sp.csr_array((np.ones(len(columns)), columns, starts), shape=(len(rows), shape[1]))
 
@@ -127,8 +114,7 @@ def _rounding(dtype: np.dtype) -> float:
 
 
 def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
-    """How many references score higher than each query's best positive, and how many the same; float64 [2,
-    batch].
+    """How many references score higher than each query's best positive, and how many equal; [2, batch].
 
     scores [batch, n_reference] are spoilt. relevant: positives of these queries.
     """
@@ -238,8 +224,7 @@ def retrieval_metrics(
 
 
 def nearest(query, reference, n: int = 5) -> np.ndarray:
-    """Rows of the n references of highest cosine, best first, int [n_query, n]; equal ones in their own
-    order.
+    """Rows of the n references of highest cosine, best first, int [n_query, n]; equal ones in order.
 
     For a handful of queries: query [n_query, d] and reference [m, d], both dense or both sparse, as above.
     """

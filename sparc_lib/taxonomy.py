@@ -1,11 +1,9 @@
 """Class hierarchies in the Open Images file format.
 
 A class is lifted to its ancestor at depth <= D before concepts are compared (hierarchical Jaccard,
-arXiv:2507.06265). The root has depth 0. Only `Subcategory` edges count: a wheel is a `Part` of a car, not a
-kind of car.
+arXiv:2507.06265). The root has depth 0. Only `Subcategory` edges count: a wheel is `Part` of a car, not a
+kind.
 """
-
-from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -28,10 +26,8 @@ def read_class_descriptions(path: str | Path) -> dict[str, str]:
             if not row or (number == 1 and row[0] == "LabelName"):
                 continue
             if len(row) != 2 or row[0] in names:
-                raise ValueError(
-                    f"{path}, line {number}: expected a new 'LabelName,DisplayName' pair, "
-                    f"got {row!r}; download the file again"
-                )
+                wish = "expected a new 'LabelName,DisplayName' pair"
+                raise ValueError(f"{path}, line {number}: {wish}, got {row!r}; download the file again")
             names[row[0]] = row[1]
     return names
 
@@ -45,10 +41,8 @@ def _deepest_paths(tree: Mapping) -> dict[str, tuple[str, ...]]:
         name = node.get("LabelName") if isinstance(node, Mapping) else None
         children = (node.get("Subcategory") or []) if name else []  # null is as good as none
         if not isinstance(name, str) or not isinstance(children, Sequence) or isinstance(children, str):
-            raise ValueError(
-                f"taxonomy: a node below {'/'.join(above[-5:]) or 'the top'} has no 'LabelName', or no list "
-                "of nodes as 'Subcategory'; use the Open Images hierarchy format"
-            )
+            fault = "has no 'LabelName', or no list of nodes as 'Subcategory'; use the Open Images format"
+            raise ValueError(f"taxonomy: a node below {'/'.join(above[-5:]) or 'the top'} {fault}")
         if name in above:
             cycle = "/".join(above[-5:])
             raise ValueError(f"taxonomy: {name!r} is its own ancestor ({cycle}/{name}); remove the cycle")
@@ -78,7 +72,7 @@ class Taxonomy:
         classes: Sequence[str],
         names: Mapping[str, str] | None = None,
         column_order: str = "right",
-    ) -> Taxonomy:
+    ) -> "Taxonomy":
         """Place `classes` in an Open Images hierarchy.
 
         tree: {"LabelName": ..., "Subcategory": [...]}. A node with several parents keeps its deepest
@@ -88,15 +82,12 @@ class Taxonomy:
         display name but lifted through codes in file order, so nearly every column carries the code of
         another class. Needs `names`.
 
-        Raises ValueError for a malformed tree, empty, repeated, unknown or ambiguous classes and unknown
-        options.
+        Raises ValueError for a malformed tree, empty, repeated, unknown or ambiguous classes.
         """
         if column_order not in ("right", "as_published"):
             raise ValueError(f"column_order={column_order!r}: choose 'right' or 'as_published'")
         if column_order == "as_published" and names is None:
-            raise ValueError(
-                "column_order='as_published' needs names={label name: display name} in file order"
-            )
+            raise ValueError("column_order='as_published' needs names={label name: display name}")
         classes = tuple(classes)
         if not classes:
             raise ValueError("taxonomy: classes is empty; pass the label columns' names")
@@ -157,10 +148,8 @@ def _resolve(classes: tuple[str, ...], paths: Mapping, names: Mapping[str, str])
             unknown.append(name)
         labels += candidates
     if unknown:
-        raise ValueError(
-            f"taxonomy: {len(unknown)} of {len(classes)} classes are not in the tree, first {unknown[:5]}; "
-            "pass label names of the tree, or names={label name: display name} for display names"
-        )
+        fault = f"{len(unknown)} of {len(classes)} classes are not in the tree, first {unknown[:5]}"
+        raise ValueError(f"taxonomy: {fault}; pass its label names, or names={{label name: display name}}")
     if len(set(labels)) != len(labels):
         repeated = sorted({name for name, label in zip(classes, labels) if labels.count(label) > 1})
         raise ValueError(f"taxonomy: classes repeat {repeated[:5]}; every label column needs its own class")

@@ -14,52 +14,20 @@ from tqdm import tqdm
 
 from .evaluation import Data, as_feed, present
 from .files import aside
-from .losses import DECODER, ENCODER, LossTerms, gated_loss
-from .model import SPARC, Gated, Streams
-from .profiles import STRICT, Rate, Seed, SparcSpec, Steps, Switch, Weight
+from .losses import DECODER, ENCODER, LossTerms, gated_loss, record_activity, redraw_dead
+from .model import SPARC, Streams
+from .profiles import STRICT, PreBias, Rate, Seed, SparcSpec, Steps, Switch, Weight
 from .sparse_ops import normalise_rows_
 
 log = logging.getLogger(__name__)
 Precision = Literal["float32", "bfloat16"]
 COLUMNS = ["step", "epoch", "term", "source", "target", "value"]
-ACTIVE = 1e-3  # a code above this resets a latent's counter
 
 
 def make_optimizer(model: SPARC, lr: float = 1e-4) -> torch.optim.Adam:
     """Adam as METHOD has it (default betas, eps 1e-8), in one fused pass where torch has that."""
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
-
-
-@torch.no_grad()
-def record_activity(model: SPARC, gated: Gated) -> None:
-    """One step of the dead counters (METHOD, "Dead"), which change in training only (F10).
-
-    Per stream: reset the counters of latents with some z > 1e-3 in the batch, then add 1 to all.
-    """
-    for name, indices in gated.indices.items():
-        counter = model.steps_since_active[name]
-        counter[indices[gated.preactivations[name].gather(1, indices) > ACTIVE]] = 0
-        counter += 1
-
-
-@torch.no_grad()
-def redraw_dead(model: SPARC, generator: torch.Generator) -> dict[str, int]:
-    """Re-draw the latents dead in a stream there: encoder row ~ N(0, 0.01²), latent bias 0, counter 0.
-
-    The decoder row and the optimizer's moments stay. `generator`: a CPU generator. Returns how many per
-    stream.
-    """
-    counts = {}
-    for name in model.streams:
-        dead = model.dead(name).nonzero().squeeze(1)
-        weight = model.encoder[name]
-        rows = torch.randn(len(dead), weight.shape[1], generator=generator, dtype=weight.dtype) * 0.01
-        weight[dead] = rows.to(weight.device)
-        model.latent_bias[name][dead] = 0
-        model.steps_since_active[name][dead] = 0
-        counts[name] = len(dead)
-    return counts
 
 
 def train_step(
@@ -79,6 +47,8 @@ def train_step(
     products, losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may
     fall the other way, so other latents may be chosen; encoding and evaluation always use float32.
     """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision: got {precision!r}; choose 'float32' or 'bfloat16'")
     buffers = {}
     for kind in (ENCODER, DECODER):  # last step's gradients are written over: no new pages, no zeroing
         for name, parameter in getattr(model, kind).items():
@@ -107,8 +77,7 @@ class TrainConfig:
 
     redraw_every: steps between re-drawings of dead latents. log_every: steps between history entries.
     checkpoint_steps, checkpoint_epochs: how often to save, on top of the end. seed: order of samples,
-    re-drawing. precision: as for `train_step`. Raises pydantic's ValidationError, a ValueError, that names
-    field and value.
+    re-drawing. precision: as for `train_step`. Raises a ValueError (pydantic's).
     """
 
     epochs: Steps = 50
@@ -124,6 +93,7 @@ class TrainConfig:
     checkpoint_steps: Steps | None = None
     checkpoint_epochs: Steps | None = 1
     precision: Precision = "float32"
+    pre_bias: PreBias = "zero"
 
     @classmethod
     def from_spec(cls, spec: SparcSpec, **changes) -> "TrainConfig":
@@ -142,13 +112,28 @@ class TrainConfig:
         """Batches of one epoch. Raises ValueError if there is none."""
         steps = n_samples // self.batch_size if self.drop_last else math.ceil(n_samples / self.batch_size)
         if not steps:
-            raise ValueError(
-                f"{n_samples} samples make no batch of {self.batch_size}; lower batch_size or unset drop_last"
-            )
+            batch = f"batch of {self.batch_size}; lower batch_size or unset drop_last"
+            raise ValueError(f"{n_samples} samples make no {batch}")
         return steps
 
 
 PAPER = TrainConfig()
+
+
+@torch.no_grad()
+def centre_pre_bias(model: SPARC, data: Data) -> None:
+    """Set the pre-bias of every stream to the mean of its features in `data`, before training.
+
+    The published training starts from 0. With a mean large beside the spread, as in features of CLIP, many
+    latents are then born dead; centring removes that (arXiv:2605.31518). An option of ours, off by default.
+    """
+    feed, device = as_feed(data), next(model.parameters()).device
+    totals: dict[str, torch.Tensor] = {}
+    for batch in feed.batches(1024, shuffle=False, device=device):
+        for name, x in present(model, batch, every=True).items():
+            totals[name] = totals.get(name, 0) + x.double().sum(0)
+    for name, total in totals.items():
+        model.pre_bias[name].copy_(total / len(feed))
 
 
 class TrainResult(NamedTuple):
@@ -179,18 +164,19 @@ def train(
     device = next(model.parameters()).device
     per_epoch = config.steps_per_epoch(len(feed))
     n_steps = per_epoch * config.epochs
-    run = _Run(model, make_optimizer(model, config.lr), _identity(model, config, feed))
     path = Path(checkpoint) if checkpoint else None
+    run = _Run(model, make_optimizer(model, config.lr), _identity(model, config, feed), path)
     if path and path.exists():
-        run.load(path)
+        run.load()
         log.info("%s: going on after step %d of %d", path, run.step, n_steps)
+    elif config.pre_bias == "mean":
+        centre_pre_bias(model, feed)
     with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step", desc="training") as bar:
         for epoch in range(run.step // per_epoch, config.epochs):
+            order = _generator(config.seed, 0, epoch)  # one per epoch: resuming needs no generator state
             batches = feed.batches(
                 config.batch_size,
-                generator=_generator(
-                    config.seed, 0, epoch
-                ),  # one per epoch: resuming needs no generator state
+                generator=order,
                 device=device,
                 drop_last=config.drop_last,
                 start=run.step - epoch * per_epoch,
@@ -203,22 +189,20 @@ def train(
                 terms = train_step(
                     model, run.optimizer, streams, config.cross_weight, config.aux_weight, config.precision
                 )
+                run.watch(terms.total)
                 redrawn = {}
-                if _due(config.redraw_every, run.step):
+                if config.redraw_every and run.step % config.redraw_every == 0:
                     redrawn = redraw_dead(model, _generator(config.seed, 1, run.step))
-                if _due(config.log_every, run.step) or run.step in (1, n_steps):
+                if run.step % config.log_every == 0 or run.step in (1, n_steps):
                     run.record(terms, redrawn, epoch)
                     bar.set_postfix(loss=f"{run.rows[-1][-1]:.4f}", refresh=False)
                 bar.update()
-                if path and _due(config.checkpoint_steps, run.step):
-                    run.save(path)
-            if path and (_due(config.checkpoint_epochs, epoch + 1) or epoch + 1 == config.epochs):
-                run.save(path)
+                if config.checkpoint_steps and run.step % config.checkpoint_steps == 0:
+                    run.save()
+            last = epoch + 1 == config.epochs
+            if last or (config.checkpoint_epochs and (epoch + 1) % config.checkpoint_epochs == 0):
+                run.save()
     return TrainResult(model, run.optimizer, pd.DataFrame(run.rows, columns=COLUMNS), run.step)
-
-
-def _due(every: int | None, count: int) -> bool:
-    return every is not None and count % every == 0
 
 
 def _generator(*seed: int) -> torch.Generator:
@@ -245,55 +229,63 @@ class _Run:
     model: SPARC
     optimizer: torch.optim.Adam
     identity: dict
+    path: Path | None
     step: int = 0
     rows: list[tuple] = dataclasses.field(default_factory=list)  # of the history
+    diverged: torch.Tensor = dataclasses.field(default_factory=lambda: torch.tensor(0))  # first such step
+
+    def watch(self, loss: torch.Tensor) -> None:
+        """Note whether the loss is finite. A GPU is not waited for: it is asked before anything is kept."""
+        earlier = self.diverged.to(loss.device)
+        self.diverged = torch.where((earlier == 0) & ~loss.isfinite(), self.step, earlier)
+        if loss.device.type == "cpu":
+            self.demand_finite()
+
+    def demand_finite(self) -> None:
+        """Raise FloatingPointError if some step's loss was not finite."""
+        step = int(self.diverged)
+        if step:
+            kept = f"{self.path}, if saved before, is whole" if self.path else "unsaved"
+            wish = f"train with lr below {self.identity['lr']:g}"
+            raise FloatingPointError(f"the loss is not finite at step {step} ({kept}); {wish}")
 
     def record(self, terms: LossTerms, redrawn: dict[str, int], epoch: int) -> None:
-        """Add the history of this step, the total last. FloatingPointError if the loss is not finite."""
+        """Add the history of this step, the total last. Raises FloatingPointError if the loss diverged."""
+        self.demand_finite()
         alive = {name: (~self.model.dead(name)).sum() for name in self.model.streams}
-        named = {
-            "nmse": terms.nmse,
-            "cross": terms.cross,
-            "auxk": terms.auxk,
-            "l0": terms.l0,
-            "alive": alive,
-            "redrawn": redrawn,
-            "lr": {None: self.optimizer.param_groups[0]["lr"]},
-            "total": {None: terms.total},
-        }
+        lr = self.optimizer.param_groups[0]["lr"]
+        named = {"nmse": terms.nmse, "cross": terms.cross, "auxk": terms.auxk, "l0": terms.l0}
+        named |= {"alive": alive, "redrawn": redrawn, "lr": {None: lr}, "total": {None: terms.total}}
         for term, part in named.items():
             for key, value in part.items():
                 source, target = key if isinstance(key, tuple) else (key, key)
                 self.rows.append((self.step, epoch, term, source, target, float(value)))
-        total = self.rows[-1][-1]
-        if not math.isfinite(total):
-            raise FloatingPointError(
-                f"the loss is {total} at step {self.step}; lower lr, or resume an earlier checkpoint"
-            )
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint aside, then rename it: a kill or a full disk leaves the previous one whole."""
-        with aside(path) as partial, open(partial, "wb") as file:
+    def save(self) -> None:
+        """Write a checkpoint, if there is a path for it, unless the weights diverged; a kill or a full disk
+        leaves the previous one whole. Raises FloatingPointError, ValueError, DiskFullError."""
+        if self.path is None:
+            return
+        self.demand_finite()
+        self.model.demand_finite()
+        with aside(self.path) as partial, open(partial, "wb") as file:
             state = {"identity": self.identity, "step": self.step, "rows": self.rows}
             state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
             torch.save(state, file)
 
-    def load(self, path: Path) -> None:
+    def load(self) -> None:
         """Go on from a checkpoint. Raises ValueError if it is unreadable or of another run."""
         device = next(self.model.parameters()).device
         try:
-            saved = torch.load(path, map_location=device, weights_only=True)
+            saved = torch.load(self.path, map_location=device, weights_only=True)
             made_with = saved["identity"]
         except Exception as error:
-            raise ValueError(
-                f"{path}: not a readable checkpoint of this library ({error}); delete it to train anew"
-            ) from error
+            raise ValueError(f"{self.path}: not a readable checkpoint ({error}); delete it") from error
         for name, value in self.identity.items():
-            if made_with.get(name) != value:
-                raise ValueError(
-                    f"{path}: made with {name} = {made_with.get(name)!r}, this run has {value!r}; "
-                    "use another checkpoint file or delete this one"
-                )
+            theirs = made_with.get(name)
+            if theirs != value:
+                made = f"made with {name} = {theirs!r}, this run has {value!r}"
+                raise ValueError(f"{self.path}: {made}; use another checkpoint file or delete it")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]

@@ -22,7 +22,8 @@ def scratch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_store(tmp_path):
-    """make(name, n): a labelled store of n pairs whose three streams show the same eight concepts, with noise."""
+    """make(name, n): a labelled store of n pairs whose three streams show the same eight concepts, with
+    noise."""
     streams = ("dino", "clip_img", "clip_txt")
     mix = {s: np.random.default_rng(i).standard_normal((8, 12 + i)) for i, s in enumerate(streams)}
 

@@ -59,7 +59,8 @@ def shrunk_yaml(name, encoder_dirs):
 
 @pytest.fixture
 def shrunk(tmp_path, encoder_dirs, monkeypatch):
-    """A function that gives a paper profile with small encoders and a small SPARC, and its data set as a stand-in."""
+    """A function that gives a paper profile with small encoders and a small SPARC, and its data set as a
+    stand-in."""
     monkeypatch.setenv("SPARC_DATASETS", str(tmp_path / "sets"))
 
     def make(name, **data):

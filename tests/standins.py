@@ -1,4 +1,5 @@
-"""Small data sets in the formats of Open Images, Localized Narratives and COCO, and a web server to get them from."""
+"""Small data sets in the formats of Open Images, Localized Narratives and COCO, and a web server to get
+them from."""
 
 import io
 import json
@@ -33,7 +34,8 @@ def jpeg(seed, width=40, height=30, grey=False):
 
 
 def open_images(root, n=12, splits=("train", "validation", "test"), varied=False):
-    """n images a split, every fourth with a second caption further down the file. Returns the number of captions.
+    """n images a split, every fourth with a second caption further down the file. Returns the number of
+    captions.
 
     varied: every third image stands upright and every fifth is grey, as real collections have them.
     """
@@ -101,7 +103,8 @@ def describe(root, n_captions, url=None, **more):
 
 
 def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
-    """train2017 and val2017 with five captions an image and one or two instances; ids are not in order of the file.
+    """train2017 and val2017 with five captions an image and one or two instances; ids are not in order of
+    the file.
 
     varied: every third image stands upright and every fifth is grey.
     """
@@ -177,7 +180,8 @@ def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
 
 
 class Web:
-    """What the server was asked for, and how it is to misbehave: `status` answers a path with a code that often,
+    """What the server was asked for, and how it is to misbehave: `status` answers a path with a code that
+    often,
     `cut` halves its body that often, `altered` replaces it, `types` names its content type, `delay` (seconds)
     comes before every answer, `drip` (seconds) after every byte of it.
     """

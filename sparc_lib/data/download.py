@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,22 +42,6 @@ class KnownFile(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """What the record knows of a file; while size and time (ns since the epoch) are these, it need not be
-    read.
-    """
-
-    sha256: str
-    bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path, sha256: str) -> _Entry:
-        status = path.stat()
-        return cls(sha256, status.st_size, status.st_mtime_ns)
-
-
 def obtain(folder: str | Path, file: RemoteFile, offline: bool | None = None) -> KnownFile:
     """`folder/file.name`, downloaded if it is not there, and verified.
 
@@ -68,7 +51,8 @@ def obtain(folder: str | Path, file: RemoteFile, offline: bool | None = None) ->
     folder = Path(folder)
     path = folder / file.name
     with _locked(folder):
-        recorded = _read_record(folder).get(file.name)
+        record = _read_record(folder)
+        recorded = record.get(file.name, {}).get("sha256")
         if not path.exists():
             if paths.offline() if offline is None else offline:
                 raise FileNotFoundError(
@@ -76,29 +60,27 @@ def obtain(folder: str | Path, file: RemoteFile, offline: bool | None = None) ->
                     f"{file.url}, or run once without --offline"
                 )
             _download(path, file, recorded)
-        elif recorded is not None and _Entry.of(path, recorded.sha256) == recorded:
-            return KnownFile(path, recorded.sha256)
+        elif recorded is not None and _entry(path, recorded) == record[file.name]:
+            return KnownFile(path, recorded)
         elif file.known_hash and not _has_hash(path, file.known_hash):
             raise HashError(
                 f"{path}: its hash is not the published {file.known_hash} (truncated or replaced); delete it "
                 "and run again"
             )
         sha256 = files.sha256(path)
-        if recorded is not None and recorded.sha256 != sha256:
+        if recorded is not None and recorded != sha256:
             raise HashError(
-                f"{path}: its sha256 is {sha256}, but {folder / RECORD} recorded {recorded.sha256} when it "
+                f"{path}: its sha256 is {sha256}, but {folder / RECORD} recorded {recorded} when it "
                 "was first seen. Delete the file to download it again, or its entry there if the change is "
                 "meant"
             )
-        _write_record(folder, file.name, _Entry.of(path, sha256))
+        _write_record(folder, record | {file.name: _entry(path, sha256)})
         return KnownFile(path, sha256)
 
 
-def _download(path: Path, file: RemoteFile, recorded: _Entry | None) -> None:
+def _download(path: Path, file: RemoteFile, recorded: str | None) -> None:
     """A recorded hash counts like a published one."""
-    wanted = file.known_hash
-    if wanted is None and recorded is not None:
-        wanted = f"sha256:{recorded.sha256}"
+    wanted = file.known_hash or (recorded and f"sha256:{recorded}")
     log.info("downloading %s", file.url)
     with files.aside(path) as partial:
         try:
@@ -115,7 +97,7 @@ def _download(path: Path, file: RemoteFile, recorded: _Entry | None) -> None:
                 f"{path}: missing, and {file.url} answers with a web page. Mend the address (of a mirror: "
                 f"source.json in {path.parent}), or copy the file there"
             )
-        if wanted is not None and not _has_hash(partial, wanted):
+        if wanted and not _has_hash(partial, wanted):
             raise HashError(
                 f"{file.url}: what was downloaded has not the hash {wanted}; the file there has changed or a "
                 f"proxy alters it. Put the right file at {path}"
@@ -129,10 +111,19 @@ def _has_hash(path: Path, known_hash: str) -> bool:
         return hashlib.file_digest(handle, algorithm).hexdigest() == wanted
 
 
-def _read_record(folder: Path) -> dict[str, _Entry]:
+def _entry(path: Path, sha256: str) -> dict[str, str | int]:
+    """What the record holds of a file; while size and time (ns since the epoch) are these, it need not be
+    read.
+    """
+    status = path.stat()
+    return {"sha256": sha256, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _read_record(folder: Path) -> dict[str, dict]:
     path = folder / RECORD
     try:
-        return {name: _Entry(**entry) for name, entry in json.loads(path.read_text()).items()}
+        record = json.loads(path.read_text())
+        return {name: dict(entry) for name, entry in record.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
@@ -141,16 +132,14 @@ def _read_record(folder: Path) -> dict[str, _Entry]:
         ) from error
 
 
-def _write_record(folder: Path, name: str, entry: _Entry) -> None:
-    entries = {**_read_record(folder), name: entry}
-    text = json.dumps({key: asdict(entries[key]) for key in sorted(entries)}, indent=1) + "\n"
+def _write_record(folder: Path, record: dict[str, dict]) -> None:
     try:
         with files.aside(folder / RECORD) as partial:
-            partial.write_text(text)
+            partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
-        log.info("%s is read-only: the hash of %s is not recorded", folder, name)
+        log.info("%s is read-only: hashes are not recorded", folder)
 
 
 @contextmanager

@@ -7,12 +7,9 @@ neither asked for nor read again. What is present is found by listing the folder
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
-import logging
 import os
-import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,8 +26,6 @@ from .. import files
 from .pairs import UNREADABLE
 from .web import FAILED, Client, GoneError
 
-log = logging.getLogger(__name__)
-SAMPLED = 16  # images asked for their size before anything is fetched
 HOPELESS = 200  # failures in a row after which there is no point in going on
 REPEATED = 5  # addresses that answer with the very same bytes: a placeholder, not photographs
 
@@ -72,15 +67,14 @@ def fetch_images(
 ) -> DownloadReport:
     """Fetch what is absent; safe to kill and to repeat.
 
-    Images that cannot be had are counted and returned, not raised. Raises DiskFullError when the disk is too
-    small or fills up, ConnectionError when the server seems to be out of reach, RuntimeError when another
+    Images that cannot be had are counted and returned, not raised. Raises DiskFullError when the disk fills
+    up, ConnectionError when the server seems to be out of reach, RuntimeError when another
     download is at work; what was fetched stays.
     """
     client = client or Client()
     images = list(dict.fromkeys(images))
     with _alone(sorted({image.path.parent for image in images})):
         wanted = absent(images)
-        _demand_space(wanted, client)
         present, n_bytes, streak = len(images) - len(wanted), 0, 0
         missing: list[Missing] = []
         same: dict[str, list[RemoteImage]] = defaultdict(list)  # hash of the content -> images
@@ -165,28 +159,6 @@ def _discard(placeholders: Sequence[RemoteImage]) -> list[Missing]:
     for image in placeholders:
         image.path.unlink(missing_ok=True)
     return [Missing(*image, False, reason) for image in placeholders]
-
-
-def _demand_space(wanted: Sequence[RemoteImage], client: Client) -> None:
-    """Raise DiskFullError if the images, from the sizes of a few, will not fit."""
-    sizes = []
-    for image in wanted[:: max(1, len(wanted) // SAMPLED)][:SAMPLED]:
-        size = client.size(image.url)
-        if size is None:  # a server that does not say, or is out of reach
-            return
-        sizes.append(size)
-    if not sizes:
-        return
-    folder = wanted[0].path.parent
-    need = 1.05 * len(wanted) * sum(sizes) / len(sizes) / 2**30
-    free = shutil.disk_usage(folder).free / 2**30
-    log.info("%d images, about %.1f GiB; %.1f GiB are free", len(wanted), need, free)
-    if need > free:
-        raise files.DiskFullError(
-            errno.ENOSPC,
-            f"{folder}: {len(wanted)} images need about {need:.1f} GiB, {free:.1f} GiB are free. Free "
-            "space, move the data sets with --data-root, or set max_samples in the profile",
-        )
 
 
 @contextmanager

@@ -219,12 +219,10 @@ def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndar
             columns.append(places.to_numpy(np.int64))
     except DataError:
         raise
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a label table ({error}); delete it and run again") from error
-    except ValueError as error:
+    except ValueError as error:  # pandas' errors and those of decoding are ValueErrors
         raise DataError(
-            f"{path}: not the expected label table ({error}); it needs the columns ImageID, LabelName and a "
-            "numeric Confidence. Delete it and run again"
+            f"{path}: not a label table ({error}); it needs the columns ImageID, LabelName and a numeric "
+            "Confidence. Delete it and run again"
         ) from error
     return np.concatenate(ids), np.concatenate(columns)
 

@@ -72,12 +72,3 @@ class Client:
                 if seconds > self.timeout and received < SLOWEST * seconds:
                     raise requests.Timeout(f"{received} bytes in {seconds:.0f} s")
             return answer.headers.get("Content-Type", "")
-
-    def size(self, url: str) -> int | None:
-        """Bytes of what `url` would answer; None if the server does not say."""
-        try:
-            answer = self.session.head(url, timeout=self.timeout, allow_redirects=True)
-        except FAILED:
-            return None
-        length = answer.headers.get("Content-Length")
-        return int(length) if answer.status_code == 200 and length is not None else None

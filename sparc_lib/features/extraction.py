@@ -70,9 +70,7 @@ class Extraction:
 
     @cached_property
     def samples(self) -> Samples:
-        """What is known of the pairs besides features. Raises StoreError where the data set contradicts
-        itself.
-        """
+        """What is known of the pairs besides features. Raises StoreError where these disagree."""
         data = self.dataset
         labels = clean_labels(data.labels)
         samples = Samples(
@@ -95,8 +93,7 @@ class Extraction:
 
 
 def extract(task: Extraction, out_dir: str | Path, folder: Path | None = None) -> FeatureStore:
-    """Streams dino, clip_img and clip_txt of every pair, as float16 under `out_dir`; each image is encoded
-    once.
+    """Streams dino, clip_img, clip_txt of every pair, float16, under `out_dir`; each image is encoded once.
 
     folder: of the blocks, which other processes may fill, too (`encode_blocks`); default `<out_dir>.blocks`.
     Blocks that are there are not computed again; when the store is whole, they are removed. A finished store
@@ -170,9 +167,8 @@ def keep_blocks(task: Extraction, store: FeatureStore, folder: Path) -> bool:
         features = {stream: np.array(store[stream][stored]) for stream in STREAMS}
         firsts = [image[0] for image in block.images if ids[image[0]] not in row_of]
         skipped = {row: reasons[task.dataset.image_ids[row]] for row in firsts}
-        blocks.save(
-            folder, block, task.fingerprint, BlockFeatures(np.array(rows, np.int64), features, skipped)
-        )
+        content = BlockFeatures(np.array(rows, np.int64), features, skipped)
+        blocks.save(folder, block, task.fingerprint, content)
     return True
 
 
@@ -193,38 +189,38 @@ def _encode(task: Extraction, missing: Sequence[Block]) -> Iterator[tuple[Block,
     images = [
         block.images[start : start + size] for block in missing for start in range(0, len(block.images), size)
     ]
-    arriving = load_ahead(Batches(task.dataset, task.dino, task.clip, size, images), task.workers)
+    dino, clip = task.dino, task.clip
+    batches = Batches(task.dataset, dino.preprocess, clip.preprocess, clip.tokenizer, size, images)
+    arriving = load_ahead(batches, task.workers, pinned=dino.device.type == "cuda")
     for block in missing:
         readable: list[Sequence[int]] = []
         skipped: dict[int, str] = {}
-        dino, clip_img, tokens, clip_txt = [], [], [], []
+        dino_parts, clip_parts, text_parts, tokens = [], [], [], []
         for _ in range(0, len(block.images), size):
             batch = next(arriving)
             n = len(batch.readable)
             readable += batch.readable
             skipped |= batch.skipped
-            tokens += batch.tokens
             if n:
-                dino.append(task.dino.image_features(batch.dino)[:n])
-                clip_img.append(task.clip.image_features(batch.clip)[:n])
+                tokens.append(batch.tokens)
+                dino_parts.append(dino.image_features(batch.dino)[:n])
+                clip_parts.append(clip.image_features(batch.clip)[:n])
         if tokens:
             for part in torch.cat(tokens).split(size):
-                clip_txt.append(task.clip.token_features(filled(part, size))[: len(part)])
+                text_parts.append(clip.token_features(filled(part, size))[: len(part)])
         rows = [row for image in readable for row in image]
         of_image = [place for place, image in enumerate(readable) for _ in image]
         firsts = [image[0] for image in readable]
         features = {
-            "dino": _on_host(task, "dino", dino, firsts)[of_image],
-            "clip_img": _on_host(task, "clip_img", clip_img, firsts)[of_image],
-            "clip_txt": _on_host(task, "clip_txt", clip_txt, rows),
+            "dino": _on_host(task, "dino", dino_parts, firsts)[of_image],
+            "clip_img": _on_host(task, "clip_img", clip_parts, firsts)[of_image],
+            "clip_txt": _on_host(task, "clip_txt", text_parts, rows),
         }
         yield block, BlockFeatures(np.array(rows, np.int64), features, skipped)
 
 
 def _on_host(task: Extraction, stream: str, parts: list[torch.Tensor], rows: Sequence[int]) -> np.ndarray:
-    """Batches of features as one float16 array [len(rows), d]. Raises StoreError for NaN, infinity and zero
-    rows.
-    """
+    """Batches of features as float16 [len(rows), d]. Raises StoreError for NaN, infinity and zero rows."""
     if not parts:
         return np.zeros((0, task.dims[stream]), "<f2")
     with np.errstate(over="ignore"):
@@ -252,8 +248,8 @@ def _finish(task: Extraction, folder: Path, out: Path) -> FeatureStore:
     whole = task.samples.take(rows)
     with closing(StoreWriter(out.with_name(out.name + ".writing"), whole.ids, task.dims)) as writer:
         for content in _all_blocks(task, folder):
-            for stream in STREAMS if len(content.rows) else ():
-                writer.write(stream, position[content.rows], content.features[stream])
+            for stream, values in content.features.items():
+                writer.write(stream, position[content.rows], values)
         writer.finish(
             out,
             whole,
@@ -271,25 +267,20 @@ def _all_blocks(task: Extraction, folder: Path) -> Iterator[BlockFeatures]:
         content = blocks.load(folder, block, task.fingerprint)
         if content is None:
             raise StoreError(
-                f"{block.file(folder)}: missing; run the same extraction again, only this block is computed "
-                "anew"
+                f"{block.file(folder)}: missing; run the same extraction again, it computes this block only"
             )
         yield content
 
 
 def _listed(task: Extraction, skipped: dict[int, str]) -> list[Skipped]:
-    """What the manifest says of the images that could not be read. Raises StoreError when they are more than
-    1 %.
-    """
+    """What the manifest says of unreadable images. Raises StoreError when they are more than 1 %."""
     if not skipped:
         return []
-    listed = [
-        Skipped(
-            task.samples.image_ids[rows[0]], tuple(task.samples.ids[row] for row in rows), skipped[rows[0]]
-        )
-        for rows in task.images
-        if rows[0] in skipped
-    ]
+    listed = []
+    for rows in task.images:
+        if rows[0] in skipped:
+            ids = tuple(task.dataset.ids[row] for row in rows)
+            listed.append(Skipped(task.dataset.image_ids[rows[0]], ids, skipped[rows[0]]))
     if len(listed) > TOLERATED * len(task.images):
         raise StoreError(
             f"{task.name}: {len(listed)} of {len(task.images)} images cannot be read, the first is "

@@ -53,9 +53,19 @@ def locate(place: str, files: ModelFiles, revision: str | None, need_weights: bo
     """
     directory = Path(place).expanduser()
     if directory.is_dir():
-        _demand(directory, files)
-        weights = _local_weights(directory, files) if need_weights else None
-        return Found(directory, weights, None, _config_hash(directory, files))
+        for name in files.needed:
+            if not (directory / name).exists():
+                raise FileNotFoundError(
+                    f"{directory / name}: missing; the directory must hold "
+                    f"{[*files.needed, files.weights[0]]}"
+                )
+        weights = [directory / name for name in files.weights if (directory / name).exists()]
+        if need_weights and not weights:
+            raise FileNotFoundError(
+                f"{directory}: no weights, expected one of {list(files.weights)}; copy them there, or pass "
+                "random_weights=SEED for a control"
+            )
+        return Found(directory, weights[0] if need_weights else None, None, _config_hash(directory, files))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         raise FileNotFoundError(f"{place}: no such directory (and no hub name like 'org/name')")
     patterns = [*files.needed, *files.extras]
@@ -72,24 +82,6 @@ def locate(place: str, files: ModelFiles, revision: str | None, need_weights: bo
             raise _unavailable(place, (name,), revision, None)
     weights = _hub_file(place, files.weights, commit) if need_weights else None
     return Found(directory, weights, commit, commit)
-
-
-def _demand(directory: Path, files: ModelFiles) -> None:
-    for name in files.needed:
-        if not (directory / name).exists():
-            raise FileNotFoundError(
-                f"{directory / name}: missing; the directory must hold {[*files.needed, files.weights[0]]}"
-            )
-
-
-def _local_weights(directory: Path, files: ModelFiles) -> Path:
-    for name in files.weights:
-        if (directory / name).exists():
-            return directory / name
-    raise FileNotFoundError(
-        f"{directory}: no weights, expected one of {list(files.weights)}; copy them there, or pass "
-        "random_weights=SEED for a control"
-    )
 
 
 def _config_hash(directory: Path, files: ModelFiles) -> str:

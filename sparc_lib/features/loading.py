@@ -5,18 +5,19 @@ so.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.pairs import PairedDataset, UnreadableImageError, read_image
 
-if TYPE_CHECKING:  # importing transformers and open_clip takes seconds
-    from .encoders import ClipEncoder, DinoEncoder
+MORE_FILES = "allow more (ulimit -n 4096) and run again"
 
 
 class Batch(NamedTuple):
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     readable: list[Sequence[int]]
     dino: Tensor | None
     clip: Tensor | None
-    tokens: list[Tensor]
+    tokens: Tensor | None
     skipped: dict[int, str]
 
 
@@ -37,8 +38,9 @@ class Batches(Dataset):
     """Item n: the n-th batch of images, each of which is given by the rows of its pairs."""
 
     dataset: PairedDataset
-    dino: DinoEncoder
-    clip: ClipEncoder
+    dino: Callable[[Image.Image], Tensor]  # preprocessing
+    clip: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
     batch_size: int
     images: Sequence[Sequence[Sequence[int]]]
 
@@ -46,8 +48,8 @@ class Batches(Dataset):
         return len(self.images)
 
     def __getitem__(self, n: int) -> Batch:
-        batch = Batch([], None, None, [], {})
-        dino, clip = [], []
+        batch = Batch([], None, None, None, {})
+        dino, clip, tokens = [], [], []
         for rows in self.images[n]:
             try:
                 image = read_image(self.dataset, rows[0])
@@ -57,13 +59,15 @@ class Batches(Dataset):
             except OSError as error:
                 raise _explained(error) from error
             batch.readable.append(rows)
-            batch.tokens.append(self.clip.tokenize([self.dataset.captions[row] for row in rows]))
-            dino.append(self.dino.preprocess(image))
-            clip.append(self.clip.preprocess(image))
+            tokens.append(self.tokenizer([self.dataset.captions[row] for row in rows]))
+            dino.append(self.dino(image))
+            clip.append(self.clip(image))
         if not batch.readable:
             return batch
         dino, clip = torch.stack(dino), torch.stack(clip)
-        return batch._replace(dino=filled(dino, self.batch_size), clip=filled(clip, self.batch_size))
+        return batch._replace(
+            dino=filled(dino, self.batch_size), clip=filled(clip, self.batch_size), tokens=torch.cat(tokens)
+        )
 
 
 def filled(batch: Tensor, size: int) -> Tensor:
@@ -73,17 +77,28 @@ def filled(batch: Tensor, size: int) -> Tensor:
     return torch.cat([batch, batch[-1:].expand(size - len(batch), *batch.shape[1:])])
 
 
-def load_ahead(batches: Batches, workers: int) -> Iterator[Batch]:
-    """The batches in their order. workers: processes that load them; 0 loads here. For a GPU they are pinned,
-    so that it copies them by itself.
+def load_ahead(batches: Batches, workers: int, pinned: bool) -> Iterator[Batch]:
+    """The batches in their order. workers: processes that load them; 0 loads here. pinned: in memory from
+    which a GPU copies by itself. Raises OSError when too few files may be open.
     """
-    pin = batches.dino.device.type == "cuda"
-    return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin))
+    if workers:
+        _demand_files(64 + 16 * workers)
+    return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned))
+
+
+def _demand_files(n: int) -> None:
+    """Allow this process `n` open files: loaders hand each tensor over as one. Raises OSError if it may not
+    have them: without them loaders stop answering.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= n:
+        return
+    if most != resource.RLIM_INFINITY and most < n:
+        raise OSError(errno.EMFILE, f"{most} files may be open, loading images takes {n}; {MORE_FILES}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, most))
 
 
 def _explained(error: OSError) -> OSError:
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return error
-    return OSError(
-        error.errno, "too many open files while images are read; allow more (ulimit -n 4096) and run again"
-    )
+    return OSError(error.errno, f"too many open files while images are read; {MORE_FILES}")

@@ -1,8 +1,10 @@
-"""Captions in the manner of Localized Narratives, the facts they state, and what a perfect reader could do with them.
+"""Captions in the manner of Localized Narratives, the facts they state, and what a perfect reader could do
+with them.
 
-A describer walks over the scene, mostly starting with the main object, and says some of what is there: true, but
-incomplete, as people are. Every caption carries its facts, so the best possible retrieval score on a set of scenes
-(the *caption oracle*) can be computed, and an encoder's score be read as a share of it.
+A describer walks over the scene, mostly starting with the main object, and says some of what is there: true,
+but
+incomplete, as people are. Every caption carries its facts, so the best possible retrieval score on a set of
+scenes (the *caption oracle*) can be computed, and an encoder's score be read as a share of it.
 """
 
 from __future__ import annotations
@@ -149,7 +151,8 @@ def captions_of(scene) -> list[Caption]:
 
 
 class Oracle(NamedTuple):
-    """Expected R@1 of a reader who knows every fact stated and sees every scene perfectly, ties broken at random."""
+    """Expected R@1 of a reader who knows every fact stated and sees every scene perfectly, ties broken at
+    random."""
 
     text_to_image: float
     image_to_text: float
@@ -158,8 +161,8 @@ class Oracle(NamedTuple):
 def caption_oracle(scenes: Sequence, captions: Sequence[Caption]) -> Oracle:
     """The best retrieval possible between ``scenes`` [n] and one caption of each, ``captions`` [n].
 
-    A caption that is true of m scenes finds its own with probability 1/m. A scene prefers, among the captions true
-    of it, those true of fewest scenes (by Bayes' rule the likeliest to have been said of it).
+    A caption that is true of m scenes finds its own with probability 1/m. A scene prefers, among the
+    captions true of it, those true of fewest scenes (by Bayes' rule the likeliest to have been said of it).
     """
     candidates: dict[str, set[int]] = {}
     for i, scene in enumerate(scenes):

@@ -1,6 +1,7 @@
 """How a scene of the miniature world is drawn: glyphs, backgrounds, pixels and masks.
 
-A glyph is a list of shapes in a 100 x 100 box (``world/glyphs.yaml``). All its points are moved by one affine map
+A glyph is a list of shapes in a 100 x 100 box (``world/glyphs.yaml``). All its points are moved by one
+affine map
 and drawn as polygons at twice the final size; halving the picture then smooths the edges. The same polygons,
 filled with a number instead of a colour, give pixel-exact masks of objects and of their parts.
 """
@@ -41,7 +42,8 @@ _PAINTS = COLOURS | {"skin": (236, 188, 150), "glass": (176, 218, 240)}
 
 
 class Glyph(NamedTuple):
-    """One drawing, ready to be moved: ``points [n, 2]`` of all shapes in one array, centred, in units of the width."""
+    """One drawing, ready to be moved: ``points [n, 2]`` of all shapes in one array, centred, in units of
+    the width."""
 
     points: np.ndarray
     shapes: tuple[tuple[str, str, int, int], ...]  # (part, paint, first point, last point)
@@ -89,7 +91,10 @@ def glyphs() -> dict[str, Glyph]:
             for polygon in _polygons(shape, [float(x) for x in numbers]):
                 shapes.append((part, paint, len(points), len(points) + len(polygon)))
                 points += polygon
-        unit = lambda x, y: ((x - 50) / 100, (y - 50) / 100 * height)  # noqa: E731
+
+        def unit(x: float, y: float, height: float = height) -> tuple[float, float]:
+            return (x - 50) / 100, (y - 50) / 100 * height
+
         x0, y0, x1, y1 = (float(x) for x in spec["patch"].split())
         out[name] = Glyph(
             np.array([unit(*p) for p in points]),
@@ -146,7 +151,8 @@ def _place(points: np.ndarray, obj) -> list[tuple[float, float]]:
 
 
 def _painted(obj) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
-    """(part, paint, polygon in pixels of the enlarged canvas), back to front; a texture belongs to what it is on."""
+    """(part, paint, polygon in pixels of the enlarged canvas), back to front; a texture belongs to what
+    it is on."""
     glyph = glyphs()[obj.name]
     xy = _place(glyph.points, obj)
     for part, paint, a, b in glyph.shapes:

@@ -1,9 +1,11 @@
 """The miniature world: endless drawn scenes of which everything is known.
 
-A scene is a background and one to four objects, a deterministic function of (seed, split, index), so no file is
-needed and nothing is ever downloaded. Class frequencies follow Zipf's law, so that common concepts crowd out rare
-ones as they do in photographs; classes keep company with backgrounds; siblings in the taxonomy look alike; nearer
-objects hide farther ones. Labels, instance masks, part masks and attributes are exact by construction.
+A scene is a background and one to four objects, a deterministic function of (seed, split, index), so no file
+is
+needed and nothing is ever downloaded. Class frequencies follow Zipf's law, so that common concepts crowd out
+rare
+ones as they do in photographs; classes keep company with backgrounds; siblings in the taxonomy look alike;
+nearer objects hide farther ones. Labels, instance masks, part masks and attributes are exact by construction.
 """
 
 from __future__ import annotations
@@ -153,7 +155,8 @@ _WEIGHT = {name: (rank + 1) ** -ZIPF for rank, name in enumerate(FREQUENCY_ORDER
 
 @cache
 def _pool(background: str | None) -> tuple[list[str], list[float]]:
-    """Classes to draw from, with cumulative Zipf weights: those that live on ``background``; None: all on dry land."""
+    """Classes to draw from, with cumulative Zipf weights: those that live on ``background``; None: all on
+    dry land."""
     names = [
         n
         for n in FREQUENCY_ORDER
@@ -248,7 +251,8 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
 class MiniWorldDataset:
     """One split as image-caption pairs, in the interface that extraction expects of every data set.
 
-    ``labels`` is a boolean CSR [n_pairs, n_classes] over ``classes`` (display names of the leaf classes, sorted).
+    ``labels`` is a boolean CSR [n_pairs, n_classes] over ``classes`` (display names of the leaf classes,
+    sorted).
     """
 
     def __init__(self, split: str, n_scenes: int, seed: int = 0):

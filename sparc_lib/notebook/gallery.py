@@ -14,7 +14,7 @@ from ..alignment import LabelCounts
 from ..concepts import FoundLatent, strongest
 from ..data.pairs import PairedDataset
 from ..store.reader import FeatureStore
-from .pictures import SIDE, Line, StorePictures, caption_list, sheet
+from .pictures import FRAME, SIDE, Line, StorePictures, caption_list, sheet
 from .style import CONTROL_COLOUR, literal, stream_colour, stream_name
 
 PALE = "#D8D8D8"  # frame of a sample without the class
@@ -119,17 +119,15 @@ def _carries(store: FeatureStore, rows: Sequence[int], concept: int) -> np.ndarr
 
 def _scenes(ax: Axes, exhibit: Exhibit, pictures: StorePictures, columns: int) -> None:
     """A row of framed thumbnails for every image stream, its name on the left."""
-    framed: list[np.ndarray] = []
+    framed = []
     streams = [stream for stream in exhibit.top if stream != TEXT]
     for stream in streams:
-        rows = exhibit.top[stream]
-        for row, carries in zip(rows, _carries(pictures.store, rows, exhibit.concept)):
-            framed.append(pictures.thumbnail(row, stream_colour(stream) if carries else PALE))
-        side = SIDE + 10
-        framed += [np.full((side, side, 3), 255, np.uint8)] * (columns - len(rows))
-    sheet(ax, framed, columns)
+        rows, carries = exhibit.top[stream], _carries(pictures.store, exhibit.top[stream], exhibit.concept)
+        colours = np.where(carries, stream_colour(stream), PALE)
+        framed.append([pictures.thumbnail(row, colour) for row, colour in zip(rows, colours)])
+    sheet(ax, framed, columns, side=SIDE + 2 * FRAME)
     for line, stream in enumerate(streams):
-        y = (line + 0.5) * (SIDE + 14)
+        y = (line + 0.5) * (SIDE + 2 * FRAME + 4)
         look = dict(rotation=90, ha="right", va="center", fontsize=8, fontweight="bold")
         ax.text(-8, y, stream_name(stream), color=stream_colour(stream), **look)
         if not len(exhibit.top[stream]):
@@ -147,16 +145,15 @@ def found_latents(
     for line, latent in zip(grid, latents):
         for ax, stream in zip(line, ("dino", "clip_img")):
             thumbnails = [pictures.thumbnail(row) for row in latent.top[stream]]
-            blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
-            sheet(ax, thumbnails + [blank] * (columns - len(thumbnails)), columns)
+            sheet(ax, [thumbnails], columns)
             if not thumbnails:
                 ax.text(4, SIDE / 2, "never fires in this stream", fontsize=8, color=CONTROL_COLOUR)
             named = f"purity {latent.purity[stream]:.0%}" if stream in latent.purity else "no name here"
             look = dict(fontsize=8, color=stream_colour(stream), fontweight="normal")
             ax.set_title(f"{stream_name(stream)}, {named}", **look)
         words = literal(", ".join(latent.words) or "none")
-        heading, telling = (dict(x=0, y=1.30, transform=ax.transAxes) for ax in line)
-        line[0].text(s=f"Latent {latent.latent}", fontsize=9.5, fontweight="bold", **heading)
+        above = [dict(x=0, y=1.30, transform=ax.transAxes) for ax in line]
+        line[0].text(s=f"Latent {latent.latent}", fontsize=9.5, fontweight="bold", **above[0])
         text = f"words that set its captions apart: {words}"
-        line[1].text(s=text, fontsize=8.5, color=stream_colour(TEXT), **telling)
+        line[1].text(s=text, fontsize=8.5, color=stream_colour(TEXT), **above[1])
     return fig

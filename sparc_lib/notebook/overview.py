@@ -168,42 +168,37 @@ def gate_table(
 
 
 def known_masks(axes: Sequence[Axes], data: PairedDataset, row: int) -> None:
-    """Three Axes for pair `row`'s image: a scene's objects and parts (`scene_masks`), a photograph's classes
-    and instances, or the remark that its masks are not known."""
-    facts = data.facts(row)
-    if facts is not None:
-        return scene_masks(axes, facts.scene)
-    instances, picture = data.masks(row), np.asarray(data.image(row).convert("RGB"))
-    for ax, title in zip(axes, (f"photograph {data.image_ids[row]}", "classes", "instances"), strict=True):
-        ax.set_title(literal(title))
-        ax.set_axis_off()
+    """Three Axes for pair `row`'s image: the picture; the visible pixels of every class; and the parts of a
+    scene's main object or, of a photograph, its outlined instances. What is not known is said not to be."""
+    picture, instances, facts = np.asarray(data.image(row).convert("RGB")), data.masks(row), data.facts(row)
+    titles = [f"photograph {data.image_ids[row]}", "classes", "instances"]
     show(axes[0], picture)
     if not instances:
         remark(axes[1], "not known")
         remark(axes[2], "not known")
-        return None
-    layers = {data.classes[one.column]: class_mask(data, row, one.column) for one in instances}
-    _layers(axes[1], layers, picture.shape)
-    show(axes[2], outlined(picture, np.stack([one.mask for one in instances])))
-
-
-def scene_masks(axes: Sequence[Axes], scene: Scene) -> None:
-    """Three Axes: the picture, the visible pixels of every object, and those of every part of the main
-    object."""
-    names, masks, picture = display_names(), scene.masks(), scene.image()
-    objects = {
-        names[f"/w/{thing.name}"]: mask for thing, mask in zip(scene.objects, masks.instances, strict=True)
-    }
-    parts = {
-        name: mask for (number, name), mask in masks.parts.items() if number == scene.main and mask.any()
-    }
-    main = names[f"/w/{scene.objects[scene.main].name}"]
-    show(axes[0], picture)
-    _layers(axes[1], objects, picture.shape)
-    _layers(axes[2], parts, picture.shape)
-    for ax, title in zip(axes, (f"scene {scene.id}", "objects", f"parts of the {main.lower()}"), strict=True):
-        ax.set_title(title)
+    else:
+        columns = dict.fromkeys(instance.column for instance in instances)
+        classes = {data.classes[column]: class_mask(data, row, column) for column in columns}
+        _layers(axes[1], classes, picture.shape)
+    if facts is not None:
+        main = facts.scene.objects[facts.scene.main].name
+        titles = [
+            f"scene {facts.scene.id}",
+            "objects",
+            f"parts of the {display_names()[f'/w/{main}'].lower()}",
+        ]
+        _layers(axes[2], _parts(facts.scene), picture.shape)
+    elif instances:
+        show(axes[2], outlined(picture, np.stack([instance.mask for instance in instances])))
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(literal(title))
         ax.set_axis_off()
+
+
+def _parts(scene: Scene) -> dict[str, np.ndarray]:
+    """{part: its visible pixels, bool [H, W]} of the scene's main object."""
+    parts = scene.masks().parts.items()
+    return {name: mask for (number, name), mask in parts if number == scene.main and mask.any()}
 
 
 def _layers(ax: Axes, layers: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> None:

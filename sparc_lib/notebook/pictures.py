@@ -15,7 +15,7 @@ from ..data.pairs import PairedDataset
 from ..store.reader import FeatureStore
 from .style import literal
 
-SIDE = 96  # pixels of a thumbnail
+SIDE, FRAME = 96, 5  # pixels of a thumbnail and of the frame around it
 
 
 def show(ax: Axes, picture: np.ndarray) -> Axes:
@@ -26,12 +26,12 @@ def show(ax: Axes, picture: np.ndarray) -> Axes:
     return ax
 
 
-def thumbnail(image: Image.Image, frame: str | None = None, width: int = 5) -> np.ndarray:
-    """A square of the picture's middle, uint8 [SIDE, SIDE, 3]; with a frame of that colour, `width` pixels
-    wider."""
+def thumbnail(image: Image.Image, frame: str | None = None) -> np.ndarray:
+    """A square of the picture's middle, uint8 [SIDE, SIDE, 3]; with a frame of that colour around it, each
+    side is 2 FRAME pixels longer."""
     square = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
     if frame is not None:
-        square = ImageOps.expand(square, width, tuple(round(255 * channel) for channel in to_rgb(frame)))
+        square = ImageOps.expand(square, FRAME, tuple(round(255 * channel) for channel in to_rgb(frame)))
     return np.asarray(square)
 
 
@@ -47,17 +47,17 @@ class StorePictures:
         return thumbnail(self.data.image(self._places[self.store.ids[row]]), frame)
 
 
-def sheet(ax: Axes, pictures: Sequence[np.ndarray], columns: int, gap: int = 4, blank: int = SIDE) -> Axes:
-    """Pictures uint8 [H, W, 3] of one size side by side, row by row, on white.
-
-    blank: height and width to assume when there are no pictures, so that empty sheets stand like full ones.
-    """
-    height, width = pictures[0].shape[:2] if len(pictures) else (blank, blank)
-    rows = max(1, -(-len(pictures) // columns))
-    paper = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        paper[y : y + height, x : x + width] = picture
+def sheet(
+    ax: Axes, rows: Sequence[Sequence[np.ndarray]], columns: int, gap: int = 4, side: int = SIDE
+) -> Axes:
+    """Rows of pictures uint8 [side, side, 3] on white paper that has room for `columns` of them in each
+    row."""
+    step = side + gap
+    paper = np.full((len(rows) * step - gap, columns * step - gap, 3), 255, np.uint8)
+    for line, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            y, x = line * step, column * step
+            paper[y : y + side, x : x + side] = picture
     ax.imshow(paper, interpolation="nearest")
     ax.set_axis_off()
     return ax

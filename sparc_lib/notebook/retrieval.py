@@ -18,7 +18,7 @@ from ..retrieval import RetrievalMetrics
 from ..store.reader import FeatureStore
 from ..studies.retrieval import CODES, CROSS, OWN, RAW
 from .bars import CONTROL_MARKS, Bar, grouped_bars, values_by
-from .pictures import SIDE, Line, StorePictures, caption_list, sheet
+from .pictures import FRAME, SIDE, Line, StorePictures, caption_list, sheet
 from .style import CONTROL_COLOUR, literal, setting_colour, setting_name, stream_colour, stream_name
 
 KIND_COLOURS = {
@@ -221,9 +221,9 @@ def _caption_line(caption: str, hit: bool) -> Line:
 def _strip(ax: Axes, pictures: StorePictures, results: Sequence[Answer]) -> None:
     """Pictures side by side with a note below each, the hits framed."""
     framed = [pictures.thumbnail(result.row, HIT if result.hit else "white") for result in results]
-    sheet(ax, framed, len(framed), gap=2)
+    sheet(ax, [framed], len(framed), gap=2, side=SIDE + 2 * FRAME)
     for i, result in enumerate(results):
-        centre = (i + 0.5) * (SIDE + 12)
+        centre = (i + 0.5) * (SIDE + 2 * FRAME + 2)
         look = dict(ha="center", va="top", fontsize=7, color=CONTROL_COLOUR)
         if result.hit:
             look |= dict(color=HIT, fontweight="bold")

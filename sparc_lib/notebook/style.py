@@ -23,9 +23,8 @@ SETTINGS = {
 }
 MORE_STREAM_COLOURS = ("#117733", "#CC79A7", "#DDCC77", "#88CCEE")
 MORE_SETTING_COLOURS = ("#AA4499", "#999933", "#44AA99", "#CC6677")
-_seen: dict[
-    tuple[str, ...], list[str]
-] = {}  # names beyond the usual ones, in the order in which they were drawn
+# Names beyond the usual ones, in the order in which they were drawn.
+_seen: dict[tuple[str, ...], list[str]] = {}
 
 
 def stream_name(stream: str) -> str:

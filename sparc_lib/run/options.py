@@ -83,6 +83,7 @@ def set_up(options: Options) -> Profile | None:
         folder = os.environ.pop(name, "")
         if folder:
             os.environ[name] = str(Path(folder).expanduser().resolve())
+    chosen = options.profile or os.environ.pop("SPARC_PROFILE", None)
     if options.offline:
         os.environ.update(dict.fromkeys(OFFLINE, "1"))
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, not one in the home folder
@@ -92,7 +93,7 @@ def set_up(options: Options) -> Profile | None:
     use_data_root(options.data_root)
     if options.test:
         return None
-    profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
+    profile = load_profile(named(chosen or None))
     os.environ["SPARC_PROFILE"] = profile.name
     return profile
 

@@ -65,8 +65,7 @@ class StoreWriter:
             self._files[name] = open(path, "r+b")  # noqa: SIM115 (closed by `close`)
 
     def write(self, stream: str, rows: Sequence[int], values) -> None:
-        """Store `values` [len(rows), dim]. Raises StoreError for another shape and for rows that are NaN,
-        infinite (after rounding) or all zero."""
+        """Store `values` [len(rows), dim]. StoreError for another shape, NaN, infinite and all-zero rows."""
         dim, precision = self.dims[stream], self.precisions[stream]
         if np.shape(values) != (len(rows), dim):
             raise StoreError(

@@ -8,8 +8,7 @@ import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from ..model import SPARC
 from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, TrainResult, train
+from .announced import Announced
 from .parallel import each
 from .sources import code_of
 from .stages import is_finished, stage
@@ -35,12 +35,10 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0  # seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
-LONG = 600  # seconds of training from which on an estimate is logged
-WARM_UP, TIMED = 3, 10  # steps before those that are timed, and how many are
 
 
 def best_device() -> str:
-    """ "cuda" if there is one, else "cpu"."""
+    """The name of the GPU device where there is one, else of the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -61,8 +59,8 @@ def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
 
 
 def loaders(profile: Profile) -> int:
-    """Processes that read and resize images while the encoders work; none for scenes on a CPU, where every core
-    encodes and drawing is fast. Processes that torchrun started share the cores of their machine.
+    """Processes that read and resize images while the encoders work; none for scenes on a CPU, where every
+    core encodes and drawing is fast. Processes that torchrun started share the cores of their machine.
     """
     if profile.data.kind == "miniworld" and not torch.cuda.is_available():
         return 0
@@ -93,7 +91,8 @@ def is_control(store: FeatureStore) -> bool:
 def encoders(
     profile: Profile, random_weights: int | None = None, device: str = "cpu"
 ) -> tuple[DinoEncoder, ClipEncoder]:
-    """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never trained."""
+    """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never
+    trained."""
     spec = profile.encoders
     common = dict(random_weights=random_weights, device=device, precision=spec.precision)
     dino = DinoEncoder(spec.dino.location, revision=spec.dino.revision, **common)
@@ -109,7 +108,8 @@ def features(
     progress: bool = True,
     single_captions: bool = False,
 ) -> FeatureStore:
-    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for `dataset`.
+    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for
+    `dataset`.
 
     Images that could not be read then and can be now are taken up: their blocks are computed anew.
     """
@@ -140,8 +140,9 @@ def features(
 
 
 def processes(profile: Profile, data: PairedDataset) -> int:
-    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU gain
-    little from several threads; one alone for photographs, which have loading processes of their own, and on a GPU.
+    """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU
+    gain little from several threads; one alone for photographs, which have loading processes of their own,
+    and on a GPU.
     """
     alone = (
         profile.data.kind != "miniworld"
@@ -161,7 +162,8 @@ class Share(NamedTuple):
 def encode_share(
     profile: Profile, split: str, random_weights: int | None, share: Share, progress: bool = True
 ) -> None:
-    """One process's part of `features`: blocks of the profile's split, left where `features` looks for them."""
+    """One process's part of `features`: blocks of the profile's split, left where `features` looks for
+    them."""
     if random_weights is not None:
         profile = control(profile)
     dino, clip = encoders(profile, random_weights, best_device())
@@ -273,31 +275,6 @@ def fit(
         log.warning("%s: features are streamed from %s (%s)", label, store.directory, error)
     feed = Announced(store, config, label)
     return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
-
-
-class Announced:
-    """A store whose batches say once how long the training will take, if that is long."""
-
-    def __init__(self, store: FeatureStore, config: TrainConfig, label: str):
-        self.store, self.digest, self.label = store, store.digest, label
-        self.n_steps = config.epochs * -(-len(store) // config.batch_size)
-        self.served = 0
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def batches(self, *args, **options) -> Iterator[dict[str, torch.Tensor]]:
-        """As `FeatureStore.batches`."""
-        for batch in self.store.batches(*args, **options):
-            if self.served == WARM_UP:
-                self.started = time.perf_counter()
-            if self.served == WARM_UP + TIMED:
-                seconds = (time.perf_counter() - self.started) / TIMED
-                if seconds * self.n_steps > LONG:
-                    told = (self.label, self.n_steps, 1000 * seconds, seconds * self.n_steps / 3600)
-                    log.warning("%s: %d steps of %.1f ms, about %.1f h", *told)
-            self.served += 1
-            yield batch
 
 
 def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from ..evaluation import Data, as_feed, present
-from ..losses import auxk_indices, nmse
+from ..losses import auxk_indices, nmse, record_activity, redraw_dead
 from ..model import SPARC, Code, Gated
 from ..profiles import Gate, Profile, Setting
 from ..sparse_ops import Pattern, gather_codes, normalise_rows_
 from ..store.reader import FeatureStore
-from ..training import TrainConfig, make_optimizer, record_activity, redraw_dead
+from ..training import TrainConfig, make_optimizer
 from .representations import train_means
 from .runs import best_device, run_inputs, train_config, untrained
 from .sources import code_of

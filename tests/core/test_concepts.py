@@ -24,7 +24,7 @@ CLASSES = ["Cat", "Dog", "Tree"]
 
 @pytest.fixture(scope="module")
 def world():
-    """300 samples: latent 0 is Cat in both streams, 1 Dog in dino, Tree in text, 2 is noise, 3 never fires."""
+    """300 samples: latent 0 is Cat in both streams, 1 Dog in dino, Tree in text, 2 noise, 3 never fires."""
     rng = np.random.default_rng(0)
     labels = rng.random((300, 3)) < [0.3, 0.3, 0.15]
     noise = lambda: rng.random(300) * (rng.random(300) < 0.2)  # noqa: E731
@@ -116,7 +116,7 @@ def test_sizes_must_fit(world):
 
 
 def test_stop_words_tell_nothing():
-    """Said only where the latent fires: "cat", and "with", which means nothing; said nearly everywhere: "picture"."""
+    """Said only where the latent fires: "cat", and "with", an empty word; said everywhere: "picture"."""
     captions = ["a picture with a cat"] * 20 + ["a picture of a dog"] * 20 + ["a dog"] * 10
     column = sp.csr_matrix((np.arange(50) < 20)[:, None].astype(float))
     assert telling_words(column, CaptionWords.of(captions)) == ["cat"]

@@ -71,3 +71,10 @@ def test_retrieval(golden):
         assert found.recall[k] == pytest.approx(golden[f"retrieval/R@{k}"].item(), abs=TOLERANCE)
     assert found.median_rank == golden["retrieval/MedR"].item()
     assert found.mrr == pytest.approx(golden["retrieval/MRR"].item(), abs=TOLERANCE)
+
+
+def test_probe_splits_have_the_published_sizes():
+    """Classes of 180 and 90 positives: of 360 balanced rows the published split trains on 251, not on 252."""
+    with np.load(Path(__file__).parents[1] / "golden" / "probe_splits.npz") as arrays:
+        found = probe_losses(arrays["codes"], arrays["labels"])
+        np.testing.assert_allclose(found, arrays["probe_loss"], rtol=0, atol=1e-9)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sparc_lib import SPARC, sparc_loss, train_step
-from sparc_lib.training import make_optimizer, record_activity
+from sparc_lib.losses import record_activity
+from sparc_lib.training import make_optimizer
 
 STREAMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 CASES = [
@@ -104,8 +105,8 @@ def test_training_meets_the_published_code(golden, case):
             )
             assert torch.equal(model.steps_since_active[s], counters[s])  # evaluation is not training (F10)
 
-    # The golden counters were read after the published code had evaluated these samples, jointly and then one stream
-    # at a time, and its evaluation counts (F10). Counting both passes here meets them exactly.
+    # The golden counters were read after the published code had evaluated these samples, jointly and then one
+    # stream at a time, and its evaluation counts (F10). Counting both passes here meets them exactly.
     for coding in ("joint", "independent"):
         record_activity(model, model.select(held_out, coding))
     for s in STREAMS:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sparc_lib import SPARC, sparc_loss
-from sparc_lib.losses import fvu, nmse
-from sparc_lib.training import record_activity, redraw_dead
+from sparc_lib.losses import fvu, nmse, record_activity, redraw_dead
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 L, K, K_AUX = 40, 5, 4
@@ -50,7 +49,10 @@ def dense_loss(model, x, cross_weight, aux_weight):
             + model.pre_bias[s]
         )
         auxk[s] = nmse(aux, x[s] - rebuilt[s, s].detach() + model.pre_bias[s].detach())
-    mean = lambda terms: sum(terms.values()) / max(1, len(terms))
+
+    def mean(terms):
+        return sum(terms.values()) / max(1, len(terms))
+
     return mean(own) + cross_weight * mean(cross) + aux_weight * mean(auxk), own, cross, auxk
 
 
@@ -176,3 +178,24 @@ def test_redrawing():
     again = build(n_latents=600, dead=range(500))
     redraw_dead(again, torch.Generator().manual_seed(5))
     assert torch.equal(again.encoder["dino"], model.encoder["dino"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gate", ["global", "local"])
+def test_a_sample_rebuilt_to_rounding_leaves_auxk_nothing_to_explain(gate, dtype):
+    """torch.eye(4), rebuilt exactly: dividing by the residual of 0 made every weight NaN."""
+    model = SPARC({"a": 4, "b": 4}, n_latents=6, k=2, gate=gate, k_aux=2, dead_after=1).to(dtype)
+    with torch.no_grad():
+        for s in model.streams:
+            model.encoder[s].copy_(torch.eye(6, 4, dtype=dtype))
+            model.decoder[s].copy_(torch.eye(6, 4, dtype=dtype))
+            model.steps_since_active[s][4:] = 9
+    x = {s: torch.eye(4, dtype=dtype) for s in model.streams}
+    for shift in (0.0, 1e-8 if dtype == torch.float32 else 1e-16):  # exactly, and to rounding
+        model.zero_grad()
+        terms = sparc_loss(model, {s: v + shift for s, v in x.items()})
+        terms.total.backward()
+        assert terms.auxk["a"] == 0 and terms.total < 1e-6
+        assert all(p.grad is None or p.grad.abs().max() < 1e-3 for p in model.parameters())
+    half = {s: torch.where(torch.eye(4, dtype=dtype) > 0, 0.5, 0.1) for s in x}
+    assert sparc_loss(model, half).auxk["a"] > 0.5  # what is left is explained as before

@@ -181,7 +181,7 @@ def test_bad_arguments():
 
 
 def published(model):
-    """A state dict as the authors' checkpoints have it: nn.Linear weights, flat names; streams not in our order."""
+    """A state dict as in the authors' checkpoints: nn.Linear weights, flat names, another order."""
     state = {}
     for s in sorted(DIMS):
         state |= {
@@ -221,10 +221,10 @@ def test_published_checkpoint(gate, tmp_path):
 
 def test_published_checkpoint_errors():
     state, config = published(build())
-    for key in ("encoders.dino.weight", "pre_biases.clip_txt"):
+    for key, ours in (("encoders.dino.weight", "encoder.dino"), ("pre_biases.clip_txt", "pre_bias.clip_txt")):
         bad = state[key].clone()
         bad.view(-1)[3] = torch.nan
-        with pytest.raises(ValueError, match=f"'{key}' holds NaN"):
+        with pytest.raises(ValueError, match=f"model: {ours} holds NaN"):
             SPARC.from_published(state | {key: bad}, config)
     with pytest.raises(ValueError, match="no 'latent_biases.dino'"):
         SPARC.from_published({k: v for k, v in state.items() if k != "latent_biases.dino"}, config)
@@ -244,5 +244,5 @@ def test_a_run_config_without_its_gate_is_asked_not_guessed():
         SPARC.from_published(state, config)
     assert SPARC.from_published(state, config, gate="local").config == model.config
     config["args"]["topk_type"] = "global"
-    with pytest.raises(ValueError, match="'topk_type' is 'global'; do not pass gate='local'"):
+    with pytest.raises(ValueError, match="'topk_type' is 'global', not 'local'; omit gate"):
         SPARC.from_published(state, config, gate="local")

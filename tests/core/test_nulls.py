@@ -49,8 +49,8 @@ def test_chance_corrected():
 
 
 def test_permuted_labels_lie_near_the_bound_and_so_above_perfectly_aligned_latents():
-    """Latent l fires on class l alone, in the text on three quarters of it: nothing could be better aligned. As samples
-    carry several labels, permuted counts still overlap more than the true ones."""
+    """Latent l fires on class l alone, in the text on three quarters of it: nothing could be better aligned.
+    As samples carry several labels, permuted counts still overlap more than the true ones."""
     draw = np.random.default_rng(0)
     n, classes = 6000, 8
     labels = draw.random((n, classes)) < 0.12

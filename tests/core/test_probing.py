@@ -65,7 +65,7 @@ def test_kinds_of_input_and_jobs_agree():
 
 
 def test_selection_on_all_samples_sees_the_test_split():
-    """F7: a latent that fires on the class only outside its training rows wins a place by count over all samples."""
+    """F7: a latent that fires on the class only outside its training rows wins by count over all."""
     codes, labels = problem()
     both = [probe_losses(codes, labels, select_on=way, n_candidates=1) for way in ("all", "train")]
     assert both[0][0] == both[1][0]  # the own latent leads either count

@@ -1,5 +1,7 @@
 """The training loop: step, schedule, history, checkpoints, exact resumption, evaluation, codes of a store."""
 
+import dataclasses
+import errno
 import math
 import shutil
 
@@ -140,7 +142,8 @@ def test_runs_differ_by_seed_only():
 
 @pytest.mark.parametrize("gate", ["global", "local"])
 def test_bfloat16_trains_float32_weights(gate, tmp_path):
-    """One step is that of float32 but for rounding and near-ties; a run learns as much, and resumes exactly."""
+    """One step is that of float32 but for rounding and near-ties; a run learns as much, and resumes
+    exactly."""
     data, half = sample(), TrainConfig(**{**CONFIG.__dict__, "precision": "bfloat16", "checkpoint_steps": 3})
     one, other = build(gate=gate), build(gate=gate)
     terms = [
@@ -241,8 +244,131 @@ def test_bad_requests():
         train(build(), {s: data[s] for s in ("dino", "clip_img")}, CONFIG, progress=False)
     with pytest.raises(ValueError, match="make no batch of 256"):
         train(build(), data, TrainConfig(batch_size=256, drop_last=True), progress=False)
-    with pytest.raises(FloatingPointError, match="step 2; lower lr"):
-        train(build(), data, TrainConfig(batch_size=32, lr=1e30, log_every=1), progress=False)
+    for precision in ("float16", "double", None):
+        with pytest.raises(ValueError, match=f"precision: got {precision!r}"):
+            train_step(build(), make_optimizer(build()), data, precision=precision)
+
+
+class Poisoned(TensorFeed):
+    """Makes one latent of the model so strong, at one step, that the loss overflows."""
+
+    def __init__(self, model, streams, step):
+        super().__init__(streams)
+        self.model, self.step, self.count = model, step, 0
+
+    def gather(self, rows, device="cpu"):
+        self.count += 1
+        if self.count == self.step:
+            with torch.no_grad():
+                self.model.latent_bias["dino"][0] = 1e30
+        return super().gather(rows, device)
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 5, 6, 13])
+def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tmp_path):
+    """Log every 10 steps, save every 3 and at the ends of epochs (5, 10, 15): whatever the file holds is
+    finite."""
+    data, path = sample(), tmp_path / "run.pt"
+    config = TrainConfig(**{**CONFIG.__dict__, "log_every": 10, "checkpoint_steps": 3})
+    with pytest.raises(
+        FloatingPointError, match=f"not finite at step {step} .*run.pt.*; train with lr below"
+    ):
+        model = build()
+        train(model, Poisoned(model, data, step), config, path, progress=False)
+    earlier = max((saved for saved in (3, 5, 6, 9, 10, 12) if saved < step), default=None)
+    assert path.exists() == (earlier is not None)
+    if earlier:
+        saved = torch.load(path, weights_only=True)
+        assert saved["step"] == earlier and all(v.isfinite().all() for v in saved["model"].values())
+    whole = train(build(), data, config, progress=False)  # and it can be gone on from
+    resumed = train(build(), data, config, path, progress=False)
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_weights_that_diverged_after_a_finite_loss_are_not_saved(tmp_path, monkeypatch):
+    """The update of the last step before a save can spoil the weights when its loss is still finite."""
+    path, data = tmp_path / "run.pt", sample()
+    real = training.train_step
+
+    def spoiling(model, *arguments):
+        terms = real(model, *arguments)
+        with torch.no_grad():
+            model.encoder["dino"][0] = torch.inf
+        return terms
+
+    config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_steps": 1})
+    monkeypatch.setattr(training, "train_step", spoiling)
+    with pytest.raises(ValueError, match="model: encoder.dino holds NaN or infinite"):
+        train(build(), data, config, path, progress=False)
+    assert not path.exists()
+
+
+def test_a_loss_on_a_device_that_is_not_waited_for_is_asked_before_a_save(tmp_path, monkeypatch):
+    """As on a GPU: nothing is raised at the step itself, and the step is still the first that diverged."""
+    path = tmp_path / "run.pt"
+    asked = []
+    real = training._Run.demand_finite
+
+    def watch(run, loss):
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Run, "demand_finite", lambda run: asked.append(run.step))
+            real_watch(run, loss)
+
+    real_watch = training._Run.watch
+    monkeypatch.setattr(training._Run, "watch", watch)
+    with pytest.raises(FloatingPointError, match="not finite at step 3"):
+        model = build()
+        config = TrainConfig(**{**CONFIG.__dict__, "log_every": 50})
+        train(model, Poisoned(model, sample(), 3), config, path, progress=False)
+    assert real is training._Run.demand_finite and asked == [1, 2, 3, 4, 5] and not path.exists()
+
+
+def test_a_model_that_diverged_gives_no_empty_codes():
+    model = build()
+    with torch.no_grad():
+        model.latent_bias["dino"][7] = torch.nan
+    for use in (evaluate, lambda model, data: encode_store(model, data, "independent")):
+        with pytest.raises(ValueError, match="latent_bias.dino holds NaN"):
+            use(model, sample())
+
+
+def test_a_pre_bias_may_start_at_the_mean():
+    """A named option (arXiv:2605.31518); at 0, the published start, nothing changes."""
+    data = {s: torch.nn.functional.normalize(x + 0.5) for s, x in sample().items()}
+    model = build()
+    training.centre_pre_bias(model, data)
+    for s, x in data.items():
+        torch.testing.assert_close(model.pre_bias[s].detach(), x.mean(0))
+    one_step = {**CONFIG.__dict__, "epochs": 1, "batch_size": 150, "redraw_every": None}
+    for start, mean in (("zero", False), ("mean", True)):
+        result = train(build(), data, TrainConfig(**{**one_step, "pre_bias": start}), progress=False)
+        by_hand = build()
+        if mean:
+            training.centre_pre_bias(by_hand, data)
+        order = torch.cat([b["dino"] for b in TensorFeed(data).batches(150, training._generator(7, 0, 0))])
+        assert order.shape == (150, 12)
+        shuffled = next(TensorFeed(data).batches(150, training._generator(7, 0, 0)))
+        train_step(by_hand, make_optimizer(by_hand, 3e-3), shuffled)
+        assert_same(result.model.state_dict(), by_hand.state_dict())
+    profile = load_profile("mini")
+    assert profile.sparc.pre_bias == "zero"
+    assert TrainConfig.from_spec(dataclasses.replace(profile.sparc, pre_bias="mean")).pre_bias == "mean"
+
+
+def test_a_disk_that_fills_up_while_a_model_is_saved_is_named(tmp_path, monkeypatch):
+    """torch hides the system's error behind "unexpected pos"."""
+
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self): ...
+
+    real = torch.save
+    monkeypatch.setattr(training.torch, "save", lambda state, file: real(state, Full()))
+    with pytest.raises(files.DiskFullError, match="run.pt: the disk is full"):
+        train(build(), sample(), CONFIG, tmp_path / "run.pt", progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_profile_decides_the_configuration():

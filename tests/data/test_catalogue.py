@@ -56,6 +56,24 @@ def test_features_follow_the_files_and_not_the_place(shrunk, tmp_path, monkeypat
     assert again.directory != first and len(again) == 4
 
 
+def test_a_mended_image_is_taken_up_by_the_next_run(shrunk, monkeypatch):
+    monkeypatch.setattr("sparc_lib.features.extraction.TOLERATED", 0.2)
+    monkeypatch.setattr("sparc_lib.features.blocks.BATCHES", 1)
+    profile = shrunk("coco")
+    path = workflow.dataset(profile, "test").paths[2]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert len(workflow.features(profile, "test", progress=False)) == 7
+    assert len(workflow.features(profile, "test", progress=False)) == 7
+    path.write_bytes(whole)
+    mended = workflow.features(profile, "test", progress=False)
+    assert len(mended) == 8 and mended.ids == workflow.dataset(profile, "test").ids
+    shutil.rmtree(mended.directory.parent)
+    again = workflow.features(profile, "test", progress=False)
+    for stream in again.streams:
+        np.testing.assert_array_equal(again[stream], mended[stream])
+
+
 def test_both_caption_protocols_of_coco(shrunk):
     """F15: one text of five captions an image, or five texts; the images are the same."""
     profile = shrunk("coco")

@@ -45,10 +45,11 @@ def small_blocks(monkeypatch):
 
 @pytest.mark.parametrize("world", [1, 2, 5, 9])
 def test_blocks_of_several_processes_are_the_store_of_one(tmp_path, monkeypatch, world):
-    monkeypatch.setattr("sparc_lib.features.extraction.TOLERATED", 0.1)
-    data = scattered(broken={9, 10})
+    monkeypatch.setattr("sparc_lib.features.extraction.TOLERATED", 0.5)
+    broken = {int(image.split("-")[1]) for image in list(dict.fromkeys(scattered().image_ids))[8:12]}
+    data = scattered(broken)  # all of one block
     whole = extract(the_task(data), tmp_path / "whole")
-    assert len(whole) == 37 and len(whole.manifest.skipped) == 2
+    assert 30 < len(whole) < 37 and len(whole.manifest.skipped) == 4
     for rank in range(world):
         encode_blocks(the_task(data), tmp_path / "blocks", rank, world)
     last = the_task(data)

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, PreTrainedTokenizerFast
 
 from sparc_lib.features.encoders import ClipEncoder, DinoEncoder
+from sparc_lib.features.hub import _tag_and_file
 
 WORDS = ["<pad>", "<unk>", "<start>", "a", "brown", "dog", "cat", "on", "the", "grass", "<end>"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -294,6 +295,50 @@ def test_clip_without_weights_is_an_error(tmp_path, clip_dir):
     with pytest.raises(FileNotFoundError, match="no weights.*open_clip_model.safetensors"):
         ClipEncoder(f"local-dir:{tmp_path}")
     assert ClipEncoder(f"local-dir:{tmp_path}", random_weights=1).dim == 24
+
+
+@pytest.fixture
+def tagged_model(tmp_path, monkeypatch):
+    """A small open_clip model with two published tags of other settings, and the file of its weights."""
+    write_clip(tmp_path / "clip")
+    config = json.loads((tmp_path / "clip/open_clip_config.json").read_text())["model_cfg"]
+    config["text_cfg"]["hf_tokenizer_name"] = str(tmp_path / "clip")
+    (tmp_path / "small-test-clip.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small-test-clip.json")
+    common = {"hf_hub": "", "std": [0.3] * 3, "resize_mode": "squash"}
+    tags = {
+        "quick": common
+        | {"url": "http://x/quick.pt", "mean": [0.1] * 3, "interpolation": "bilinear", "quick_gelu": True},
+        "plain": common | {"url": "http://x/plain.pt", "mean": [0.2] * 3, "interpolation": "bicubic"},
+    }
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: list(tags))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: tags.get(tag))
+    return tmp_path / "clip/open_clip_model.safetensors"
+
+
+def test_weights_given_as_a_file_keep_the_settings_of_their_tag(tagged_model, tmp_path):
+    """Activation, mean, deviation and resizing: nothing of it is in the file."""
+    quick = ClipEncoder("small-test-clip", f"quick:{tagged_model}")
+    plain = ClipEncoder("small-test-clip", f"plain:{tagged_model}")
+    activations = [
+        {type(block.mlp.gelu).__name__ for block in clip.model.visual.transformer.resblocks}
+        for clip in (quick, plain)
+    ]
+    assert activations == [{"QuickGELU"}, {"GELU"}]
+    normalise = [clip.preprocess.transforms[-1] for clip in (quick, plain)]
+    assert [(step.mean[0], step.std[0]) for step in normalise] == [(0.1, 0.3), (0.2, 0.3)]
+    assert quick.preprocess(picture(50, 20)).shape == (3, 32, 32) and "bilinear" in repr(quick.preprocess)
+    assert quick.fingerprint != plain.fingerprint and quick.revision == plain.revision
+    named = tmp_path / "quick.pt"
+    named.write_bytes(b"not read")
+    assert _tag_and_file("small-test-clip", str(named)) == ("quick", named)
+
+
+def test_a_file_without_its_tag_is_refused(tagged_model):
+    with pytest.raises(ValueError, match="does not say with which activation.*write TAG:.*quick.*plain"):
+        ClipEncoder("small-test-clip", str(tagged_model))
+    with pytest.raises(FileNotFoundError, match="/nowhere.pt: no such file; mend the path after 'quick:'"):
+        ClipEncoder("small-test-clip", "quick:/nowhere.pt")
 
 
 def test_incomplete_dino_weights_are_an_error(tmp_path):

@@ -68,7 +68,7 @@ class LinearEncoder:
         self.calls += 1
         return pixels.flatten(1) @ self.weight
 
-    def tokenize(self, texts):
+    def tokenizer(self, texts):
         return torch.tensor([list(text.encode().ljust(64)[:64]) for text in texts])
 
     def token_features(self, tokens):
@@ -101,7 +101,7 @@ def test_every_row_holds_its_own_features(tmp_path):
             np.testing.assert_allclose(store[name][i], expected, rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(
             store["clip_txt"][i],
-            clip.token_features(clip.tokenize([data.captions[i]]))[0],
+            clip.token_features(clip.tokenizer([data.captions[i]]))[0],
             rtol=2e-3,
             atol=2e-3,
         )
@@ -211,6 +211,38 @@ def test_a_failing_machine_is_no_corrupt_image(tmp_path, workers):
     data.image = image
     with pytest.raises(OSError, match=r"too many open files while images are read; allow more \(ulimit -n"):
         run(tmp_path / "out", data, workers=workers)
+
+
+LIMITED = textwrap.dedent("""
+    import resource, sys
+    from test_extraction import Pictures, run
+    soft, hard, workers = map(int, sys.argv[2:])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    run(sys.argv[1], Pictures(300), workers=workers)
+""")
+
+
+def as_child(code, *arguments):
+    """A finished child process that runs the code and finds the tests' modules."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+def test_few_open_files_are_a_sentence_and_a_soft_limit_is_raised(tmp_path):
+    """As after `ulimit -n 64`; loaders that may not open files would stop answering."""
+    refused = as_child(LIMITED, tmp_path / "refused", 64, 64, 2)
+    assert (
+        refused.returncode == 1 and "64 files may be open, loading images takes 96; allow" in refused.stderr
+    )
+    assert as_child(LIMITED, tmp_path / "raised", 64, 512, 2).returncode == 0
+    run(tmp_path / "whole", Pictures(300))
+    assert contents(tmp_path / "raised") == contents(tmp_path / "whole")
 
 
 def test_nan_features_are_refused(tmp_path):
@@ -374,20 +406,14 @@ KILLER = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment():
     """Killed at every single operation on the disk and at random times, then resumed: the same bytes."""
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    memory = (
-        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    )  # a kill is no power cut: no need to wait for a real disk
+    memory = None
+    if os.access("/dev/shm", os.W_OK):
+        memory = "/dev/shm"  # a kill is no power cut: no need to wait for a real disk
     with tempfile.TemporaryDirectory(dir=memory) as root:
-        done = subprocess.run(
-            [sys.executable, "-c", KILLER, root],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        done = as_child(KILLER, root)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["kills"] > result["operations"] > 40

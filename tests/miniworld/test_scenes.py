@@ -24,7 +24,8 @@ def test_world_is_the_same_on_every_machine():
         scene = make_scene(0, "val", i)
         facts.update((repr(scene) + repr(scene.captions())).encode())
         assert np.array_equal(scene.image(), make_scene(0, "val", i).image())
-    # Pinned: the shipped encoders were trained on this world. Pixels go through sines, so they are pinned loosely.
+    # Pinned: the shipped encoders were trained on this world. Pixels go through sines, so they are pinned
+    # loosely.
     assert facts.hexdigest().startswith("f05b841d6a7de28d")
     assert [float(s.image().mean()) for s in SCENES[:3]] == pytest.approx([168.68, 164.08, 155.36], abs=0.2)
     # What scene 0 shows is part of the data set's identity: the shipped encoders were trained on this world.

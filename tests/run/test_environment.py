@@ -51,7 +51,7 @@ def bare(tmp_path):
             env={"PATH": str(tools), **variables},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         return done, log.read_text().replace(str(repo), "REPO").splitlines()
 

@@ -30,6 +30,8 @@ from sparc_lib.studies.ablations import (
 )
 from sparc_lib.studies.runs import untrained
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 @pytest.fixture
 def tiny():

@@ -18,6 +18,8 @@ from sparc_lib.studies import retrieval, tables
 from sparc_lib.studies.tables import by_setting, pick
 from sparc_lib.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 TREE = {
     "LabelName": "root",
     "Subcategory": [
@@ -131,6 +133,7 @@ def test_patterns_add_up(store):
 
 def test_all_settings_with_their_controls(store, monkeypatch):
     """Which model is measured on which features, and what is asked for the first seed only."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # in this process, which sees what is put in place below
     asked, made = set(), []
     profile = load_profile("smoke")
 
@@ -174,7 +177,7 @@ def test_settings_may_be_called_anything(store, monkeypatch):
     """Nothing hangs on the four names: the same numbers under other ones."""
     smoke = load_profile("smoke")
     renamed = dataclasses.replace(
-        smoke, settings=tuple(dataclasses.replace(s, name=f"my {i}") for i, s in enumerate(smoke.settings))
+        smoke, settings=tuple(dataclasses.replace(s, name=f"my-{i}") for i, s in enumerate(smoke.settings))
     )
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: store)
     monkeypatch.setattr(ar, "code_table", lambda profile: None)

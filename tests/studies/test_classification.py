@@ -14,6 +14,8 @@ from sparc_lib.studies import classification, tables
 from sparc_lib.studies.classification import ClassifierSpec, _average_precision
 from sparc_lib.studies.representations import Features, Reconstruction, SparseCodes, Split
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 FAST = ClassifierSpec(hidden=32, epochs=15, min_steps=1, batch_size=64)
 
 

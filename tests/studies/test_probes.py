@@ -14,6 +14,8 @@ from sparc_lib.studies.probes import linear_probe
 from sparc_lib.studies.representations import Reconstruction, SparseCodes, Split
 from sparc_lib.studies.runs import untrained
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 class Rows:
     """Samples as an array."""

@@ -14,6 +14,8 @@ from sparc_lib.studies import baselines, tables
 from sparc_lib.studies import retrieval as rr
 from sparc_lib.studies.representations import train_means
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 IMAGES = [i for i in range(60) for _ in range(2 if i % 3 == 0 else 1)]  # every third image has two captions
 N = len(IMAGES)
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 10}

@@ -11,7 +11,7 @@ import torch
 
 from sparc_lib import paths
 from sparc_lib.profiles import load_profile
-from sparc_lib.store.reader import FeatureStore
+from sparc_lib.studies import announced
 from sparc_lib.studies import runs as workflow
 
 
@@ -82,13 +82,14 @@ def store(small_store):
     return small_store("train")
 
 
-def test_streamed_and_resident_features_train_the_same_model(profile, store, tmp_path, monkeypatch):
+def test_streamed_and_resident_features_train_the_same_model(profile, store, tmp_path, monkeypatch, caplog):
     """What does not fit is read from the memory-mapped store: slower, and bit for bit the same."""
     setting = profile.settings[0]
     resident = workflow.fit(profile, setting, 0, store, tmp_path / "a.pt", progress=False).model
-    monkeypatch.setattr(workflow, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(FeatureStore, "resident", lambda *_: pytest.fail("there is no room"))
-    streamed = workflow.fit(profile, setting, 0, store, tmp_path / "b.pt", progress=False).model
+    monkeypatch.setattr("sparc_lib.store.reader.free_bytes", lambda device: 1000)
+    with caplog.at_level(logging.WARNING):
+        streamed = workflow.fit(profile, setting, 0, store, tmp_path / "b.pt", progress=False).model
+    assert "features are streamed from" in caplog.text and "do not fit" in caplog.text
     for name, value in streamed.state_dict().items():
         assert torch.equal(value, resident.state_dict()[name]), name
 
@@ -122,7 +123,7 @@ def test_a_long_training_says_so_once(profile, store, tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "a.pt", progress=False)
         assert not caplog.text  # seconds are not worth a word
-        monkeypatch.setattr(workflow, "LONG", 0)
+        monkeypatch.setattr(announced, "LONG", 0)
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "b.pt", progress=False)
     assert caplog.text.count("30 steps of") == 1 and "about 0.0 h" in caplog.text
 

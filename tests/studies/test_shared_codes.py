@@ -130,5 +130,5 @@ def test_clear_errors():
         train_shared_code("usae", sparc("global"), streams(), CONFIG)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train_shared_code(
-            "crosscoder", sparc("global"), streams(), TrainConfig(epochs=2, lr=torch.inf, batch_size=48)
+            "crosscoder", sparc("global"), streams(), TrainConfig(epochs=2, lr=1e300, batch_size=48)
         )

@@ -1,6 +1,7 @@
 """Measure the shipped mini encoders and write their cards: ``python -m sparc_lib.miniworld.encoders.card``.
 
-Every number is measured on test scenes that no training has seen, beside the same network with random weights.
+Every number is measured on test scenes that no training has seen, beside the same network with random
+weights.
 """
 
 from __future__ import annotations
@@ -77,9 +78,10 @@ def write_card(name: str, shipped: dict[str, float], random: dict[str, float], f
         "",
         module.__doc__.strip(),
         "",
-        f"Trained for {card['steps']} steps ({card['images']} images, {card['minutes']:.0f} minutes of wall time on "
-        f"a shared CPU) with seed {card['seed']} on scenes of the world's `encoder` split, which shares no scene "
-        f"with train, val or test. Log: `training_log.csv`. Anew: `{card['command']}`.",
+        f"Trained for {card['steps']} steps ({card['images']} images, {card['minutes']:.0f} minutes of wall "
+        f"time on a shared CPU) with seed {card['seed']} on scenes of the world's `encoder` split, which "
+        "shares no scene with train, val or test. Log: `training_log.csv`. "
+        f"Anew: `{card['command']}`.",
         "",
         f"Measured on {TEST_SCENES} test scenes (`python -m sparc_lib.miniworld.encoders.card`):",
         "",

@@ -1,4 +1,5 @@
-"""How good an encoder is, in the numbers its card quotes: linear probe, retrieval against the oracle, zero-shot."""
+"""How good an encoder is, in the numbers its card quotes: linear probe, retrieval against the oracle,
+zero-shot."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def probe_map(
 ) -> float:
     """Mean average precision of a linear probe, over the classes that occur in the test set.
 
-    One-vs-rest logistic regressions on standardised features [n, d], fitted together by L-BFGS with an L2 penalty.
+    One-vs-rest logistic regressions on standardised features [n, d], fitted together by L-BFGS with an L2
+    penalty.
     """
     mean, std = train.mean(0), train.std(0) + 1e-6
     x, z = (train - mean) / std, (test - mean) / std
@@ -96,7 +98,8 @@ class ClipScores(NamedTuple):
 
 
 def clip_retrieval(image: Tensor, text: Tensor, split: str) -> ClipScores:
-    """R@1 of image features [n, d] against caption features [n, d] of the same scenes, and what a perfect reader gets."""
+    """R@1 of image features [n, d] against caption features [n, d] of the same scenes, and what a perfect
+    reader gets."""
     similarity = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
     own = similarity.diagonal()
     scenes = [make_scene(WORLD_SEED, split, i) for i in range(len(image))]

@@ -1,4 +1,5 @@
-"""What both mini-encoder trainings share: scenes on disk, a learning-rate schedule, checkpoints, a log, a probe."""
+"""What both mini-encoder trainings share: scenes on disk, a learning-rate schedule, checkpoints, a log, a
+probe."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def pixels(batch: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
 def schedule(step: int, warmup: int, decay_from: int, steps: int) -> float:
     """Factor on the learning rate: linear warm-up, constant, then linear to zero from ``decay_from`` on.
 
-    A constant middle lets a run be prolonged from its last checkpoint without having chosen its length before.
+    A constant middle lets a run be prolonged from its last checkpoint without having chosen its length
+    before.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -50,7 +52,8 @@ def schedule(step: int, warmup: int, decay_from: int, steps: int) -> float:
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of 0..n-1 that depends on the seed and the epoch only, so a resumed run meets the same batches."""
+    """A permutation of 0..n-1 that depends on the seed and the epoch only, so a resumed run meets the
+    same batches."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 

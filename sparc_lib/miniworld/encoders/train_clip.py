@@ -1,8 +1,10 @@
 """Train the mini CLIP from scratch: ``python -m sparc_lib.miniworld.encoders.train_clip``.
 
-An open_clip CLIP on scenes and captions of the world's "encoder" split, with the symmetric contrastive loss of the
+An open_clip CLIP on scenes and captions of the world's "encoder" split, with the symmetric contrastive loss
+of the
 original. Until the learning rate decays two thirds of the patches are dropped (as FLIP does), so that a
-step costs a third; in the decay one third. Resumes from its last checkpoint; writes an open_clip ``local-dir:`` folder.
+step costs a third; in the decay one third. Resumes from its last checkpoint; writes an open_clip
+``local-dir:`` folder.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ PREPROCESS = {
 
 
 def build_tokenizer(n_scenes: int = 20_000) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the words of the captions; the end token has the highest id, as CLIP's pooling wants."""
+    """A word-level tokenizer over the words of the captions; the end token has the highest id, as CLIP's
+    pooling wants."""
     texts = (c.text for i in range(n_scenes) for c in make_scene(WORLD_SEED, "encoder", i).captions())
     words = sorted({word for text in texts for word in text.lower().replace(".", " .").split()})
     vocabulary = ["<pad>", "<unk>", "<start>", *words, "<end>"]
@@ -91,7 +94,8 @@ def write_folder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict:
 def scores(
     model: open_clip.CLIP, tokenize, split: str, n: int = 1000, n_train: int = 5000
 ) -> dict[str, float]:
-    """The card's numbers for a model on scenes 0..n-1 of a split; the probe is fitted on n_train training scenes."""
+    """The card's numbers for a model on scenes 0..n-1 of a split; the probe is fitted on n_train training
+    scenes."""
     model.eval()
     mean, std = (torch.tensor(PREPROCESS[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
     encode = lambda x: model.encode_image((x - mean) / std)  # noqa: E731
@@ -119,7 +123,8 @@ def scores(
 
 
 def train(steps: int, decay_from: int, n_scenes: int, folder: Path, threads: int, every: int = 300) -> None:
-    """Train for ``steps`` batches, resuming if there is a checkpoint; writes weights and log into ``folder``."""
+    """Train for ``steps`` batches, resuming if there is a checkpoint; writes weights and log into
+    ``folder``."""
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer()

@@ -1,12 +1,16 @@
 """Train the mini DINOv2 from scratch: ``python -m sparc_lib.miniworld.encoders.train_dino``.
 
-A Dinov2WithRegisters network that never sees a label or a caption. It is taught by a slow copy of itself, whose
-weights are a moving average of the student's. The teacher sees a whole scene, zoomed, mirrored and recoloured at
-random; the student sees only a window of patches, once of the same view with some patches masked, once of a second
-view. From either window its CLS token must find the teacher's CLS token of the same scene among all scenes of the
-batch, and its masked patches the teacher's patch at the same place among all masked patches: a contrastive form of
-local-to-global self-distillation, which cannot collapse and learns within the compute of a laptop. Resumes from its
-last checkpoint; writes a ``from_pretrained`` folder.
+A Dinov2WithRegisters network that never sees a label or a caption. It is taught by a slow copy of itself,
+whose weights are a moving average of the student's. The teacher sees a whole scene, zoomed, mirrored and
+recoloured at
+random; the student sees only a window of patches, once of the same view with some patches masked, once of a
+second
+view. From either window its CLS token must find the teacher's CLS token of the same scene among all scenes
+of the
+batch, and its masked patches the teacher's patch at the same place among all masked patches: a contrastive
+form of
+local-to-global self-distillation, which cannot collapse and learns within the compute of a laptop. Resumes
+from its last checkpoint; writes a ``from_pretrained`` folder.
 """
 
 from __future__ import annotations
@@ -103,7 +107,8 @@ class Learner(nn.Module):
     def tokens(
         self, x: Tensor, rows: Tensor | None = None, masked: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """CLS [B, 128] and patches [B, n, 128] of views that show only the patches ``rows`` [B, n] (None: all)."""
+        """CLS [B, 128] and patches [B, n, 128] of views that show only the patches ``rows`` [B, n] (None:
+        all)."""
         full = None
         if masked is not None:
             full = torch.zeros(len(x), GRID * GRID, dtype=torch.bool).scatter_(1, rows, masked)
@@ -125,7 +130,8 @@ def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def loss_terms(
     student: Learner, predictor: nn.Module, teacher: Learner, x: Tensor, side: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The CLS and the patch loss of one batch of scenes [B, 3, 96, 96], the student seeing side x side patches."""
+    """The CLS and the patch loss of one batch of scenes [B, 3, 96, 96], the student seeing side x side
+    patches."""
     b = len(x)
     views = normalise(torch.cat([view(x, generator), view(x, generator)]))
     rows = window(2 * b, side, generator)
@@ -185,7 +191,8 @@ def write_folder(model: Dinov2WithRegistersModel, folder: Path) -> None:
 
 
 def train(steps: int, decay_from: int, n_scenes: int, folder: Path, threads: int, every: int = 200) -> None:
-    """Train for ``steps`` batches, resuming if there is a checkpoint; writes weights and log into ``folder``."""
+    """Train for ``steps`` batches, resuming if there is a checkpoint; writes weights and log into
+    ``folder``."""
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     student = Learner()

@@ -3,8 +3,7 @@
 import argparse
 import logging
 
-from ...profile_files import named
-from ...profiles import load_profile
+from ...profiles import load_profile, named
 from .page import build
 
 parser = argparse.ArgumentParser(prog="python -m sparc_lib.notebook.browser", description=__doc__)

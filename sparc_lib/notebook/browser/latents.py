@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ...alignment import jaccard_per_latent, label_counts
-from ...concepts import NO_NAME, ConceptNames, concept_names, strongest, telling_words
+from ...concepts import NO_NAME, CaptionWords, ConceptNames, concept_names, strongest, telling_words
 from ...store.reader import FeatureStore
 
 LEAST = (
@@ -112,11 +110,6 @@ def _titles(names: ConceptNames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return named[best, latents], agree[best, latents], firmness[best, latents]
 
 
-def documents(captions: Sequence[str]) -> Counter:
-    """In how many captions every word occurs."""
-    return Counter(word for caption in captions for word in set(re.findall(r"\w+", caption.lower())))
-
-
 def neighbours(reading: Reading, latents: Sequence[int]) -> list[list[int]]:
     """Those of `latents` that fire most on the same samples as each of them, in any stream.
 
@@ -132,7 +125,7 @@ def neighbours(reading: Reading, latents: Sequence[int]) -> list[list[int]]:
     return np.stack([nearest, shares], axis=2).reshape(len(latents), -1).tolist()
 
 
-def described(reading: Reading, latent: int, captions: Sequence[str], background: Counter) -> dict:
+def described(reading: Reading, latent: int, captions: CaptionWords) -> dict:
     """The facts of a latent as JSON; the template says what the letters mean."""
     streams = []
     top = max(float(matrix[:, [latent]].max()) for matrix in reading.codes.values())
@@ -155,6 +148,6 @@ def described(reading: Reading, latent: int, captions: Sequence[str], background
         "a": int(reading.agree[latent]),
         "j": round(100 * float(reading.jaccard[latent])),
         "o": round(100 * float(reading.overlap[latent])),
-        "w": telling_words(caption_codes, captions, background),
+        "w": telling_words(caption_codes, captions),
         "s": streams,
     }

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ... import paths
+from ...concepts import CaptionWords
 from ...data.pairs import PairedDataset
 from ...evaluation import encode_store
 from ...features.encoders import ClipEncoder, DinoEncoder
@@ -24,14 +25,13 @@ from ...model import SPARC
 from ...profiles import Profile, Setting
 from ...store.reader import FeatureStore
 from ...studies import runs
-from ..style import CONTROL_COLOUR, SETTING_COLOURS, SETTING_NAMES, STREAM_COLOURS, STREAM_NAMES
+from ..style import setting_colour, setting_name, stream_colour, stream_name
 from .latents import (
     LEAST,
     SCENES,
     Reading,
     Vocabulary,
     described,
-    documents,
     neighbours,
     read_latents,
     vocabulary,
@@ -155,13 +155,13 @@ def _pairs(rows: Sequence[int], images: Sequence[str], sources: Sources) -> list
 def _latent_blocks(parts: Sequence[Part], rows: Sequence[int], sources: Sources) -> dict[str, list[dict]]:
     """{"setting.coding": latents with their facts, scenes and maps}."""
     store, maps = sources.store, _explain(parts, sources)
-    background = documents(store.captions)
+    captions = CaptionWords.of(store.captions)
     number = {row: place for place, row in enumerate(rows)}
     blocks = {}
     for part in parts:
         entries = []
         for (latent, by_stream), near in zip(part.scenes.items(), neighbours(part.reading, [*part.scenes])):
-            entry = described(part.reading, latent, store.captions, background) | {"b": near}
+            entry = described(part.reading, latent, captions) | {"b": near}
             for (stream, shown), facts in zip(by_stream.items(), entry["s"]):
                 values = part.reading.codes[stream][:, [latent]].tocsr()[shown].toarray().ravel()
                 facts["k"] = [number[row] for row in shown.tolist()]
@@ -195,13 +195,13 @@ def _meta(profile: Profile, parts: Sequence[Part], sources: Sources) -> dict:
     words, sizes = sources.words, profile.encoders.dino
     streams, settings = [], {}
     for stream, tower in sources.towers.items():
-        facts = {"key": stream, "name": STREAM_NAMES[stream], "colour": STREAM_COLOURS[stream]}
+        facts = {"key": stream, "name": stream_name(stream), "colour": stream_colour(stream)}
         facts["grid"] = [] if stream == "clip_txt" else list(tower.patch_grid)
         facts["crop"] = sizes.image_size / sizes.resize if stream == "dino" else 1
         streams.append(facts)
     for part in parts:
         name = part.setting.name
-        look = {"name": SETTING_NAMES.get(name, name), "colour": SETTING_COLOURS.get(name, CONTROL_COLOUR)}
+        look = {"name": setting_name(name), "colour": setting_colour(name)}
         settings.setdefault(name, {"key": name, "gate": part.setting.gate, "counts": {}} | look)
         settings[name]["counts"][part.coding] = part.reading.counts()
     return {
