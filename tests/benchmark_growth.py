@@ -31,7 +31,7 @@ QUERIES = 256
 class Point:
     """Sizes of one measurement: N samples, L latents, k active ones, M streams."""
 
-    N: int = 16_000
+    N: int = 8_000
     L: int = 2048
     k: int = 32
     M: int = 3

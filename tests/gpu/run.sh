@@ -12,7 +12,7 @@
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
 #       --platform manylinux2014_x86_64 -c constraints.txt -d DIR NAME ...
 # A machine image that has torch, transformers, h5py, psutil and filelock wants these NAMEs, 5 MB together:
-#   pydantic pydantic-core annotated-types typing-inspection open-clip-torch ftfy wcwidth
+#   pydantic==2.14.3 pydantic-core annotated-types typing-inspection open-clip-torch ftfy wcwidth
 # Without pydantic every part but the list of what is missing is skipped.
 set -euo pipefail
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -108,3 +108,10 @@ def test_a_missing_package_is_named_and_its_part_skipped(tmp_path):
 def test_wheels_must_be_there(tmp_path):
     answer, report = run(tmp_path, "--device", "cpu", "--wheels", str(tmp_path))
     assert answer.returncode == 1 and "no .whl file" in answer.stderr and report is None
+
+
+def test_the_wheel_that_the_script_names_is_the_pinned_one():
+    """pydantic works with one version of pydantic-core only, which constraints.txt fixes."""
+    project = (RUN.parents[2] / "pyproject.toml").read_text()
+    pin = next(line.strip(' ",') for line in project.splitlines() if '"pydantic==' in line)
+    assert pin in RUN.read_text()
