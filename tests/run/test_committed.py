@@ -289,7 +289,7 @@ def test_every_number_beside_the_paper_is_published():
 
 
 def test_run_times_in_the_readme_add_up():
-    """The times themselves are not committed, since they differ from run to run; their sum betrays a changed one."""
+    """The times themselves differ from run to run and are not committed; their sum betrays a changed one."""
     readme = (paths.REPO / "README.md").read_text()
     rows = re.findall(r"^\| (\d\d) \| (\d+) \| (\d+) \|$", readme, re.M)
     assert [number for number, *_ in rows] == [notebook.name[:2] for notebook in NOTEBOOKS]
