@@ -3,7 +3,6 @@
 A number that somebody changes by hand in one of them is found, for the others still say what was measured.
 """
 
-import json
 import re
 from html.parser import HTMLParser
 from itertools import chain
