@@ -60,14 +60,14 @@ def test_a_mended_image_is_taken_up_by_the_next_run(shrunk, monkeypatch):
     monkeypatch.setattr("sparc_lib.features.extraction.TOLERATED", 0.2)
     monkeypatch.setattr("sparc_lib.features.blocks.BATCHES", 1)
     profile = shrunk("coco")
-    path = workflow.dataset(profile, "test").paths[2]
+    path = data_sets.load(profile, "test").paths[2]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert len(workflow.features(profile, "test", progress=False)) == 7
     assert len(workflow.features(profile, "test", progress=False)) == 7
     path.write_bytes(whole)
     mended = workflow.features(profile, "test", progress=False)
-    assert len(mended) == 8 and mended.ids == workflow.dataset(profile, "test").ids
+    assert len(mended) == 8 and mended.ids == data_sets.load(profile, "test").ids
     shutil.rmtree(mended.directory.parent)
     again = workflow.features(profile, "test", progress=False)
     for stream in again.streams:
