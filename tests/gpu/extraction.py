@@ -93,8 +93,10 @@ def loading_rate(task, limit: float) -> float:
 
     size = task.batch_size
     groups = [task.images[start : start + size] for start in range(0, len(task.images), size)]
+    dino, clip = task.dino, task.clip
+    batches = Batches(task.dataset, dino.preprocess, clip.preprocess, clip.tokenizer, size, groups)
     begin, done = time.perf_counter(), 0
-    for batch in load_ahead(Batches(task.dataset, task.dino, task.clip, size, groups), task.workers):
+    for batch in load_ahead(batches, task.workers, pinned=dino.device.type == "cuda"):
         done += len(batch.readable)
         if time.perf_counter() - begin > limit:
             break
