@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from ..captions import caption_oracle, nouns
+from ..glyphs import glyphs
+from ..reader import caption_oracle
 from ..scenes import make_scene
+from ..words import nouns
 from .loop import WORLD_SEED, pixels, rendered
 
 
@@ -35,8 +37,6 @@ def split_labels(split: str, n: int) -> SplitLabels:
 
 def nouns_of_leaves() -> list[str]:
     """Names of the leaf classes."""
-    from ..drawing import glyphs
-
     return list(glyphs())
 
 
