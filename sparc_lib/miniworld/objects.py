@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .captions import Caption, captions_of
+from .captions import Caption
+from .describer import Topic, captions_of, full_caption_of
 from .drawing import Masks, draw_image, draw_masks
 from .glyphs import RGB, Look, glyphs
 
 SIDES = ("left", "centre", "right")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SceneObject:
     """One object of a scene; positions and sizes in pixels of the 96 x 96 frame."""
 
@@ -42,7 +43,7 @@ class SceneObject:
         return tuple((look.part, look.kind) for look in self.looks)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scene:
     """Everything there is to know about one picture; ``objects`` are ordered from far to near."""
 
@@ -70,6 +71,10 @@ class Scene:
         """Visible instance masks bool [n_objects, 96, 96] and part masks."""
         return draw_masks(self)
 
-    def captions(self) -> list[Caption]:
-        """One caption, for three scenes in ten two, each by another describer."""
-        return captions_of(self)
+    def captions(self, state: Topic | None = None) -> list[Caption]:
+        """One caption, for three scenes in ten two, each by another describer; with ``state`` each says that."""
+        return captions_of(self, state)
+
+    def full_caption(self) -> Caption:
+        """A caption that leaves out nothing."""
+        return full_caption_of(self)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import TypeVar
 
 from .glyphs import glyphs
 from .names import ancestors, branch_of, display_names
+
+T = TypeVar("T")
 
 OPENINGS = (
     "In this image there is",
@@ -111,6 +115,11 @@ _WEATHERS = {
     "snow": ("It is snowing", "snowy"),
     "rainbow": ("There is a rainbow", ""),
 }
+
+
+def chosen(options: Sequence[T], u: float) -> T:
+    """The option that a uniform number ``u`` in [0, 1) picks, all being equally likely."""
+    return options[int(u * len(options))]
 
 
 @cache
