@@ -126,6 +126,6 @@ def _phrase(mention: Mention) -> str:
         if look:
             worn = " ".join([*look, clothes])
             text += " in " + (worn if clothes == "clothes" else article(worn))
-    parts = [words.part_phrase(*part) for part in mention.parts]
+    parts = [words.part_words(p.part, f"{p.kind} {p.colour}".strip()) for p in mention.parts]
     with_parts = " with " + " and ".join(parts) if parts else ""
     return article(text) + with_parts

@@ -1,65 +1,21 @@
 """The describers of the miniature world: what they say of a scene, in the manner of Localized Narratives.
 
-A describer walks over the scene, mostly starting with the main object, and says some of what is there: true, but
-incomplete, as people are. How often he says what stands in one table, :class:`Habits`. All his random numbers are
-drawn beforehand and belong to one object or one decision each, so that a scene in which one fact was changed is told
-in the same words but for that fact.
+A describer walks over the scene, mostly starting with the main object, and says some of what is there: true,
+but incomplete, as people are. How often he says what stands in one table, :class:`Habits`. All his random
+numbers are drawn beforehand and belong to one object or one decision each, so that a scene in which one fact
+was changed is told in the same words but for that fact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
 from .captions import Caption, Mention, PartMention, Wording, n_tokens, put_into_words
 from .glyphs import glyphs
+from .habits import HABITS, MAX_TOKENS, Habits
 from .words import chosen, generic_nouns
-
-
-@dataclass(frozen=True, eq=False)
-class Habits:
-    """How often a describer does what. *main* speaks of the main object, *other* of each of the others."""
-
-    second_caption: float = 0.3  # another describer tells the scene, too
-    tell_other: float = 0.8  # the main object is always told
-    main_first: float = 0.85  # else the main object is told second
-    vague_main: float = 0.06  # a group of the taxonomy ("bird") instead of the class
-    vague_other: float = 0.12
-    colour_main: float = 0.7
-    colour_other: float = 0.5
-    texture_main: float = 0.5  # where there is one
-    size_main: float = 0.2
-    side_main: float = 0.35
-    part_main: float = 0.7  # thinks of one of the class's varying parts, and tells it if the object has it
-    second_part_main: float = 0.4  # and then of another one
-    detail_other: Mapping[str, float] = field(  # at most one detail of another object
-        default_factory=lambda: {"": 0.25, "side": 0.27, "texture": 0.13, "part": 0.35}
-    )
-    aspect_main: Mapping[str, float] = field(  # of a part that always has both a kind and a colour
-        default_factory=lambda: {"both": 0.3, "kind": 0.3, "colour": 0.4}
-    )
-    aspect_other: Mapping[str, float] = field(default_factory=lambda: {"kind": 0.4, "colour": 0.6})
-    extra_colour: float = 0.75  # the colour of a part that not every object of the class has
-    background: float = 0.8
-    standing: float = 0.5  # ... told by what the first object stands on, where it stands on the ground
-    time: Mapping[str, float] = field(default_factory=lambda: {"day": 0.05, "dusk": 0.45, "night": 0.6})
-    weather: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "clear": 0.08,
-            "cloudy": 0.35,
-            "rain": 0.65,
-            "snow": 0.65,
-            "rainbow": 0.75,
-            "": 0.0,
-        }
-    )
-    and_next: float = 0.4  # wording: the second object is joined to the first sentence
-
-
-HABITS = Habits()
-MAX_TOKENS = 70  # words and full stops of the longest caption
 
 
 class Topic(NamedTuple):
@@ -128,7 +84,7 @@ def _weighted(chances: Mapping[str, float], u: float) -> str:
 
 
 def slots(n_features: int, u: float, v: float) -> tuple[int, int]:
-    """Two different features of ``n_features`` that the describer thinks of; the second is -1 if there is but one."""
+    """Two different features that the describer thinks of; the second is -1 if there is but one."""
     first = int(u * n_features)
     if n_features < 2:
         return first, -1
@@ -196,11 +152,11 @@ def _mention_other(obj, draws: ObjectDraws, habits: Habits) -> Mention:
 
 def _told(scene, draws: Draws, habits: Habits) -> list:
     """The objects that are told, in the order of telling."""
-    main = scene.objects[scene.main]
-    others = [
-        obj for obj in scene.objects if obj is not main and draws.objects[obj.key].told < habits.tell_other
-    ]
+    others = [obj for obj in scene.objects if obj.key and draws.objects[obj.key].told < habits.tell_other]
     others.sort(key=lambda obj: draws.objects[obj.key].order)
+    main = scene.objects[scene.main]
+    if main.key != 0:  # the main object was taken away by an edit
+        return others or [main]
     if others and draws.scene.main_first >= habits.main_first:
         return [others[0], main, *others[1:]]
     return [main, *others]
@@ -240,8 +196,8 @@ def _wording(told: list, draws: Draws, habits: Habits) -> Wording:
 def captions_of(scene, state: Topic | None = None, habits: Habits = HABITS) -> list[Caption]:
     """One caption of ``scene``, for three scenes in ten two, deterministic by the scene's own seed.
 
-    With ``state`` every describer says that, in a caption that he might have told by chance as well. A describer who
-    has used more than ``MAX_TOKENS`` words and full stops (one in a million) begins anew.
+    With ``state`` every describer says that, in a caption that he might have told by chance as well. A
+    describer who has used more than ``MAX_TOKENS`` words and full stops (one in a million) begins anew.
     """
     rng = Random(scene.caption_seed)
     captions: list[Caption] = []

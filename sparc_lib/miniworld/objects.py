@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from .captions import Caption
 from .describer import Topic, captions_of, full_caption_of
 from .drawing import Masks, draw_image, draw_masks
 from .glyphs import RGB, Look, glyphs
+
+if TYPE_CHECKING:
+    from .edits import Edit
 
 SIDES = ("left", "centre", "right")
 
@@ -72,8 +76,12 @@ class Scene:
         return draw_masks(self)
 
     def captions(self, state: Topic | None = None) -> list[Caption]:
-        """One caption, for three scenes in ten two, each by another describer; with ``state`` each says that."""
+        """One caption, for three scenes in ten two, by different describers; all say ``state``, if given."""
         return captions_of(self, state)
+
+    def with_(self, edit: Edit) -> Scene:
+        """The scene with one fact changed (see ``edits``) and nothing else."""
+        return edit.apply(self)
 
     def full_caption(self) -> Caption:
         """A caption that leaves out nothing."""

@@ -1,9 +1,9 @@
 """The reader's bound: how well anybody could match captions and scenes of the miniature world.
 
-A Bayes reader sees every scene without error and knows how describers talk (:class:`Habits`). For him a caption is
-evidence not only by what it states but also by what it leaves out. P(caption | scene) is computed exactly, summed
-over what a caption does not show: which object a mention is of, and whether an object's part was thought of in vain.
-Words that only vary the wording are equally likely for all scenes and cancel.
+A Bayes reader sees every scene without error and knows how describers talk (:class:`Habits`). For him a
+caption is evidence not only by what it states but also by what it leaves out. P(caption | scene) is computed
+exactly, summed over what a caption does not show: which object a mention is of, and whether an object's part
+was thought of in vain. Words that only vary the wording are equally likely for all scenes and cancel.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from scipy.sparse import block_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from .captions import Caption, Mention, PartMention
-from .describer import HABITS, Habits, can_stand
+from .describer import can_stand
 from .glyphs import Feature, glyphs
+from .habits import HABITS, Habits
 from .words import generic_nouns
 
 EXACT = 12  # rows of the largest group whose matchings are enumerated
 Outcomes = dict[tuple[PartMention, ...], float]
 
 
-def _part_outcomes(
-    feature: Feature, shown: dict[str, PartMention], main: bool, habits: Habits
-) -> Outcomes:
-    """What a describer who thinks of a feature says of it, with probabilities; () if the object does not have it."""
+def _part_outcomes(feature: Feature, shown: dict[str, PartMention], main: bool, habits: Habits) -> Outcomes:
+    """What is said of a feature that is thought of, with probabilities; () if the object lacks it."""
     full = shown.get(feature.part)
     if full is None:
         return {(): 1.0}
@@ -113,7 +112,7 @@ def _detail_probability(mention: Mention, obj, said: Outcomes, habits: Habits) -
 
 
 def caption_probability(caption: Caption, scene, habits: Habits = HABITS) -> float:
-    """P(what ``caption`` says | ``scene``), but for the choice of words; ``scene`` must have its main object."""
+    """P(what ``caption`` says | ``scene``), but for the choice of words; the main object must be there."""
     p = _stated(caption.time, scene.time, habits.time[scene.time])
     p *= _stated(caption.weather, scene.weather, habits.weather[scene.weather])
     p *= _stated(caption.background, scene.background, habits.background)
@@ -141,7 +140,7 @@ def _standing(caption: Caption, scene, first, habits: Habits) -> float:
 
 
 def _assignments(table: list[list[float]], place: int, main: int) -> Iterator[tuple[int, float]]:
-    """Ways to give every mention an object, the main one to mention ``place``: (first object, probability)."""
+    """Ways to give each mention an object, the main one to mention ``place``: (first one, probability)."""
 
     def extend(used: tuple[int, ...], chance: float) -> Iterator[tuple[int, float]]:
         if len(used) == len(table):
@@ -184,9 +183,9 @@ class ReadersBound(NamedTuple):
 def readers_bound(scenes: Sequence, captions: Sequence[Caption], habits: Habits = HABITS) -> ReadersBound:
     """The best retrieval possible between ``scenes`` [n] and one caption of each, ``captions`` [n].
 
-    The reader sees all scenes and all captions at once and knows that each belongs to one: his belief that caption j
-    is of scene i is the share of i ~ j among all matchings, each weighed by the product of its P(caption | scene).
-    He answers with the likeliest partner, and is right as often as he believes to be.
+    The reader sees all scenes and all captions at once and knows that each belongs to one: his belief that
+    caption j is of scene i is the share of i ~ j among all matchings, each weighed by the product of its
+    P(caption | scene). He answers with the likeliest partner, and is right as often as he believes to be.
     """
     belief = matching_belief(likelihood(captions, scenes, habits))
     return ReadersBound(float(belief.max(axis=1).mean()), float(belief.max(axis=0).mean()))
@@ -195,9 +194,9 @@ def readers_bound(scenes: Sequence, captions: Sequence[Caption], habits: Habits 
 def matching_belief(weights: csr_array) -> csr_array:
     """P(row j belongs to column i) if rows and columns [n, n] belong together in pairs.
 
-    A matching's probability is proportional to the product of its ``weights``. Exact, except in groups of more than
-    ``EXACT`` rows that could all stand for one another: these count as told apart (the pairs on the diagonal), so
-    that maxima of beliefs remain upper bounds.
+    A matching's probability is proportional to the product of its ``weights``. Exact, except in groups of
+    more than ``EXACT`` rows that could all stand for one another: these count as told apart (the pairs on the
+    diagonal), so that maxima of beliefs remain upper bounds.
     """
     edges = weights.tocoo()
     rows, columns = edges.coords
@@ -233,7 +232,7 @@ def _forced(rows: np.ndarray, columns: np.ndarray, size: int) -> tuple[np.ndarra
 
 
 def _block_belief(block: np.ndarray) -> np.ndarray:
-    """Exact matching beliefs of a small square block [m, m]: permanents, row by row over sets of used columns."""
+    """Exact matching beliefs of a small block [m, m]: permanents, row by row over sets of used columns."""
     m = len(block)
     block = block / block.max(1, keepdims=True)
     ways_in, ways_out = np.zeros(1 << m), np.zeros(1 << m)
