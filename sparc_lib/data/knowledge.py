@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..miniworld.captions import Caption, Oracle, caption_oracle
+from ..miniworld.captions import Caption
+from ..miniworld.reader import ReadersBound, readers_bound
 from ..miniworld.scenes import MiniWorldDataset, Scene
 from .instances import instance_masks, knows_masks
 from .pairs import PairedDataset
@@ -24,9 +25,9 @@ def known_scenes(data: PairedDataset, n: int | None = None) -> tuple[list[Scene]
     return scenes, [scene.captions()[0] for scene in scenes]
 
 
-def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> Oracle:
-    """`caption_oracle`, which needs facts: NaN where there are none."""
-    return caption_oracle(scenes, captions) if len(scenes) else Oracle(float("nan"), float("nan"))
+def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> ReadersBound:
+    """`readers_bound`, which needs facts: NaN where there are none."""
+    return readers_bound(scenes, captions) if len(scenes) else ReadersBound(float("nan"), float("nan"))
 
 
 def objects_per_image(data: PairedDataset) -> np.ndarray:
@@ -44,12 +45,14 @@ def caption_facts(data: PairedDataset) -> pd.Series:
     row, how often the caption has the name (or its plural with s) of a class that its image is labelled with.
     """
     if isinstance(data, MiniWorldDataset):
-        told = pd.DataFrame([mention for _, caption in data.pairs for mention in caption.mentions])
-        facts = (
-            told.notna().mean().drop("noun").rename(lambda name: f"its {name}").sort_values(ascending=False)
-        )
+        mentions = [mention for _, caption in data.pairs for mention in caption.mentions]
+        told = pd.DataFrame(mentions).rename(columns={"parts": "part"})
+        told["part"] = told["part"].map(lambda parts: parts or None)
+        facts = told.notna().mean().drop("noun").rename(lambda name: f"its {name}")
+        facts = facts.sort_values(ascending=False)
         facts[AN_OBJECT] = len(told) / sum(len(scene.objects) for scene, _ in data.pairs)
-        facts["the background"] = np.mean([caption.background is not None for _, caption in data.pairs])
+        for kind in ("background", "time", "weather"):
+            facts[f"the {kind}"] = np.mean([getattr(caption, kind) is not None for _, caption in data.pairs])
         return facts
     names = [_words(name) for name in data.classes]
     named = [_says(_words(data.captions[row]), names[column]) for row, column in zip(*data.labels.nonzero())]

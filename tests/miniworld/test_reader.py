@@ -58,12 +58,14 @@ def told_by(habits, scene, n):
 
 @pytest.mark.parametrize("subject", TALKS_OF)
 def test_probabilities_are_how_often_describers_say_it(subject):
-    n, habits = 4000, replace(SILENT, **TALKS_OF[subject])
-    chosen = [next(s for s in SCENES[skip:] if len(s.objects) == m) for m in (1, 2, 3) for skip in (0, 60)]
+    n, habits = 2000, replace(SILENT, **TALKS_OF[subject])
+    chosen = [
+        next(s for s in SCENES[skip:] if len(s.objects) == m) for m, skip in ((1, 0), (2, 0), (2, 60), (3, 0))
+    ]
     for scene in chosen:
         said = told_by(habits, scene, n)
         chances = {caption: caption_probability(caption, scene, habits) for caption in said}
-        assert 0.97 < sum(chances.values()) <= 1 + 1e-9  # all that can be said was heard, but for the rarest
+        assert 0.93 < sum(chances.values()) <= 1 + 1e-9  # all that can be said was heard, but for the rarest
         for caption, count in said.items():
             expected = n * chances[caption]
             assert abs(count - expected) < 5 * np.sqrt(expected) + 3, caption
@@ -132,12 +134,12 @@ def crowd():
 
 
 def test_no_reader_finds_more_than_the_bound():
-    """Galleries told by 300 sets of describers: four readers, and the bound that each must respect."""
+    """Galleries told by 150 sets of describers: four readers, and the bound that each must respect."""
     scenes = crowd()
     n, rng = len(scenes), np.random.default_rng(0)
     hits = {name: [] for name in ("true of", "one caption at a time", "all at once", "one scene at a time")}
     bounds = []
-    for trial in range(300):
+    for trial in range(150):
         told = [replace(s, caption_seed=1000 * trial + i).captions()[0] for i, s in enumerate(scenes)]
         bounds.append(readers_bound(scenes, told))
         p = likelihood(told, scenes).toarray()
@@ -153,7 +155,7 @@ def test_no_reader_finds_more_than_the_bound():
         hits["one scene at a time"].append(((p / p.sum(1, keepdims=True) + noise).argmax(0) == right).mean())
     to_image, to_text = np.mean(bounds, axis=0)
     mean = {name: np.mean(values) for name, values in hits.items()}
-    error = 3 * np.std(hits["all at once"]) / np.sqrt(300)
+    error = 3 * np.std(hits["all at once"]) / np.sqrt(150)
     assert mean["true of"] < mean["one caption at a time"] < to_image + error
     assert mean["one scene at a time"] < to_text + error
     assert mean["all at once"] == pytest.approx(to_image, abs=error)  # the bound is reached

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from ..glyphs import glyphs
-from ..reader import caption_oracle
+from ..reader import readers_bound
 from ..scenes import make_scene
 from ..words import nouns
 from .loop import WORLD_SEED, pixels, rendered
@@ -100,7 +100,7 @@ def clip_retrieval(image: Tensor, text: Tensor, split: str) -> ClipScores:
     similarity = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
     own = similarity.diagonal()
     scenes = [make_scene(WORLD_SEED, split, i) for i in range(len(image))]
-    oracle = caption_oracle(scenes, [s.captions()[0] for s in scenes])
+    oracle = readers_bound(scenes, [s.captions()[0] for s in scenes])
     return ClipScores(
         float(((similarity >= own[:, None]).sum(1) == 1).float().mean()),
         float(((similarity >= own[None, :]).sum(0) == 1).float().mean()),
