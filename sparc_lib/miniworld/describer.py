@@ -250,7 +250,12 @@ def _stating(topic: Topic, scene, draws: Draws, habits: Habits) -> Draws:
 def _part_draws(topic: Topic, obj, habits: Habits) -> dict[str, float]:
     """The random numbers that make a describer speak of one part of an object."""
     features = glyphs()[obj.name].features
-    number = [feature.part for feature in features].index(topic.part)
+    parts = [feature.part for feature in features]
+    if topic.part not in parts:
+        raise ValueError(
+            f"{topic.part!r} is no part of a {obj.name} that varies: choose from {', '.join(parts)}"
+        )
+    number = parts.index(topic.part)
     forced = {"part": 0.0, "slot": (number + 0.5) / len(features)}
     if obj.key != 0:
         forced["detail"] = _within(habits.detail_other, "part")
@@ -269,6 +274,4 @@ def _within(chances: Mapping[str, float], option: str) -> float:
         if name == option:
             return below + chance / 2
         below += chance
-    raise ValueError(
-        f"{option!r} is nothing that a describer says: choose from {', '.join(filter(None, chances))}"
-    )
+    raise ValueError(f"{option!r} is nothing that a describer says of an object besides the main one")
