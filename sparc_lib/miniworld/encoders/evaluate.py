@@ -1,4 +1,4 @@
-"""How good an encoder is, in the numbers its card quotes: linear probe, retrieval against the oracle, zero-shot."""
+"""How good an encoder is, in the numbers its card quotes: probes, retrieval against the best reader, spread."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import open_clip
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 from torch import Tensor
+from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerBase
 
 from ..captions import caption_oracle, nouns
+from ..drawing import SIZE, glyphs
 from ..scenes import make_scene
-from .loop import WORLD_SEED, pixels, rendered
+from .loop import GRID, PATCH, WORLD_SEED, rendered
+
+PATCH_SCENES = 1500  # scenes on which the patch classifier is fitted
+MEAN, STD = 0.5, 0.25  # of what both networks see: pixels in [0, 1], less the mean, over the deviation
 
 
 class SplitLabels(NamedTuple):
@@ -23,9 +29,16 @@ class SplitLabels(NamedTuple):
     names: list[str]
 
 
+class Encoded(NamedTuple):
+    """Features of n scenes: CLS [n, d] and patch tokens [n, 144, d]."""
+
+    cls: Tensor
+    tokens: Tensor
+
+
 def split_labels(split: str, n: int) -> SplitLabels:
     """Ground truth of scenes 0..n-1, one row a scene."""
-    names = sorted(nouns_of_leaves())
+    names = sorted(glyphs())
     column = {name: i for i, name in enumerate(names)}
     labels = np.zeros((n, len(names)), bool)
     for i in range(n):
@@ -33,35 +46,26 @@ def split_labels(split: str, n: int) -> SplitLabels:
     return SplitLabels(labels, names)
 
 
-def nouns_of_leaves() -> list[str]:
-    """Names of the leaf classes."""
-    from ..drawing import glyphs
-
-    return list(glyphs())
-
-
 @torch.no_grad()
-def image_features(encode: Callable[[Tensor], Tensor], split: str, n: int, batch: int = 250) -> Tensor:
-    """Features [n, d] of scenes 0..n-1 under ``encode``: pixels [B, 3, 96, 96] in [0, 1] -> [B, d]."""
-    images = rendered(split, n)
-    return torch.cat([encode(pixels(images[i : i + batch])).float().cpu() for i in range(0, n, batch)])
+def encode_scenes(encode: Callable[[Tensor], tuple[Tensor, Tensor]], split: str, n: int) -> Encoded:
+    """Features of scenes 0..n-1; ``encode`` takes normalised pixels [B, 3, 96, 96] and gives CLS and patch tokens."""
+    images, cls, tokens = rendered(split, n), [], []
+    for i in range(0, n, 250):
+        pixels = torch.from_numpy(np.ascontiguousarray(images[i : i + 250])).permute(0, 3, 1, 2)
+        some_cls, some_tokens = encode((pixels.float() / 255 - MEAN) / STD)
+        cls.append(some_cls.float().cpu())
+        tokens.append(some_tokens.float().cpu())
+    return Encoded(torch.cat(cls), torch.cat(tokens))
 
 
-def probe_map(
-    train: Tensor,
-    train_labels: np.ndarray,
-    test: Tensor,
-    test_labels: np.ndarray,
-    penalty: float = 1e-3,
-    steps: int = 60,
-) -> float:
-    """Mean average precision of a linear probe, over the classes that occur in the test set.
+def fit_probe(x: Tensor, labels: np.ndarray, penalty: float = 1e-3, steps: int = 60) -> Callable[[Tensor], Tensor]:
+    """One-vs-rest logistic regressions on standardised features [n, d], fitted together by L-BFGS with an L2 penalty.
 
-    One-vs-rest logistic regressions on standardised features [n, d], fitted together by L-BFGS with an L2 penalty.
+    Returns the function from features [m, d] to scores [m, C].
     """
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    x, z = (train - mean) / std, (test - mean) / std
-    y = torch.from_numpy(train_labels).float()
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    x = (x - mean) / std
+    y = torch.from_numpy(labels).float()
     rate = y.mean(0).clamp(1e-4, 1 - 1e-4)
     weight = torch.zeros(x.shape[1], y.shape[1], requires_grad=True)
     bias = torch.log(rate / (1 - rate)).requires_grad_()
@@ -69,54 +73,164 @@ def probe_map(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = (
-            F.binary_cross_entropy_with_logits(x @ weight + bias, y) * y.shape[1]
-            + penalty * weight.square().sum()
-        )
+        fit = F.binary_cross_entropy_with_logits(x @ weight + bias, y) * y.shape[1]
+        loss = fit + penalty * weight.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    scores = (z @ weight + bias).detach().numpy()
-    present = test_labels.any(0)
-    return float(average_precision_score(test_labels[:, present], scores[:, present], average="macro"))
+    return lambda z: ((z - mean) / std) @ weight.detach() + bias.detach()
 
 
-class ClipScores(NamedTuple):
-    """R@1 over n test scenes, each with its first caption; ``share`` is R@1 over the oracle's."""
+def probe_map(train: Tensor, train_labels: np.ndarray, test: Tensor, test_labels: np.ndarray) -> float:
+    """Mean average precision of a linear probe, over the classes that occur in the test set."""
+    return mean_ap(test_labels, fit_probe(train, train_labels)(test).numpy())
+
+
+def mean_ap(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean average precision over the classes that occur in ``labels`` [n, C]."""
+    present = labels.any(0)
+    return float(average_precision_score(labels[:, present], scores[:, present], average="macro"))
+
+
+def class_masks(split: str, index: int, names: list[str]) -> dict[int, np.ndarray]:
+    """Class number -> visible pixels, bool [96, 96], for the classes of a scene that can be seen."""
+    scene = make_scene(WORLD_SEED, split, index)
+    masks: dict[int, np.ndarray] = {}
+    for obj, mask in zip(scene.objects, scene.masks().instances):
+        number = names.index(obj.name)
+        masks[number] = masks.get(number, False) | mask
+    return {number: mask for number, mask in masks.items() if mask.any()}
+
+
+def patch_ap(train: Tensor, test: Tensor, split: str, names: list[str]) -> float:
+    """Mean pixel AP of a linear patch classifier, over all classes of all test scenes.
+
+    The classifier learns from patch tokens [n, 144, d] of training scenes which leaf class covers most of a patch; in
+    a test scene the map of its scores for a class, 12 x 12 made 96 x 96, is held against that class's visible pixels.
+    """
+    cover = np.zeros((len(train), GRID * GRID, len(names)), bool)
+    for i in range(len(train)):
+        for number, mask in class_masks("train", i, names).items():
+            cover[i, :, number] = mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)).ravel() >= 0.5
+    cover = cover.reshape(-1, len(names))
+    used = cover.any(1) | (np.arange(len(cover)) % 4 == 0)  # of the empty patches every fourth
+    classify = fit_probe(train.flatten(0, 1)[torch.from_numpy(used)], cover[used])
+    scores = []
+    for i, tokens in enumerate(test):
+        maps = classify(tokens).T.reshape(1, len(names), GRID, GRID)
+        for number, mask in class_masks(split, i, names).items():
+            heat = F.interpolate(maps[:, [number]], size=SIZE, mode="bilinear", align_corners=False)
+            scores.append(average_precision_score(mask.ravel(), heat.numpy().ravel()))
+    return float(np.mean(scores))
+
+
+class Spread(NamedTuple):
+    """How a cloud of features lies: directions in use, and the length of its mean over its deviation."""
+
+    effective_rank: float  # exp of the entropy of the covariance's normalised spectrum
+    mean_over_deviation: float
+
+
+def spread(features: Tensor) -> Spread:
+    """Spread of features [n, d], each scaled to length 1."""
+    unit = F.normalize(features.double(), dim=1)
+    centred = unit - unit.mean(0)
+    shares = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=1e-12)
+    shares = shares / shares.sum()
+    rank = torch.exp(-(shares * shares.log()).sum())
+    deviation = centred.square().sum(1).mean().sqrt()
+    return Spread(float(rank), float(unit.mean(0).norm() / deviation))
+
+
+class Retrieval(NamedTuple):
+    """R@1 over n scenes, each with its first caption, and the R@1 that the best reader of captions could get."""
 
     image_to_text: float
     text_to_image: float
-    oracle_image_to_text: float
-    oracle_text_to_image: float
-
-    @property
-    def share(self) -> float:
-        return self.image_to_text / self.oracle_image_to_text
+    bound_image_to_text: float
+    bound_text_to_image: float
 
 
-def clip_retrieval(image: Tensor, text: Tensor, split: str) -> ClipScores:
-    """R@1 of image features [n, d] against caption features [n, d] of the same scenes, and what a perfect reader gets."""
+def retrieval(image: Tensor, text: Tensor, split: str) -> Retrieval:
+    """R@1 of image features [n, d] against the features [n, d] of the same scenes' first captions."""
     similarity = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
     own = similarity.diagonal()
     scenes = [make_scene(WORLD_SEED, split, i) for i in range(len(image))]
-    oracle = caption_oracle(scenes, [s.captions()[0] for s in scenes])
-    return ClipScores(
+    bound = caption_oracle(scenes, [scene.captions()[0] for scene in scenes])
+    return Retrieval(
         float(((similarity >= own[:, None]).sum(1) == 1).float().mean()),
         float(((similarity >= own[None, :]).sum(0) == 1).float().mean()),
-        oracle.image_to_text,
-        oracle.text_to_image,
+        bound.image_to_text,
+        bound.text_to_image,
     )
 
 
-def first_captions(split: str, n: int) -> list[str]:
-    """The first caption of each of the scenes 0..n-1."""
-    return [make_scene(WORLD_SEED, split, i).captions()[0].text for i in range(n)]
+def vision_scores(train: Encoded, test: Encoded, split: str, full: bool) -> dict[str, float]:
+    """Scores of an image encoder; ``full``: the patch classifier too, which takes a minute."""
+    truth, seen = split_labels(split, len(test.cls)), split_labels("train", len(train.cls))
+    scores = {"probe_map": probe_map(train.cls, seen.labels, test.cls, truth.labels)}
+    if full:
+        scores["patch_ap"] = patch_ap(train.tokens[:PATCH_SCENES], test.tokens, split, truth.names)
+    shape = spread(train.cls)
+    return scores | {"rank": shape.effective_rank, "mean_over_deviation": shape.mean_over_deviation}
 
 
-def zero_shot_map(image: Tensor, encode_text: Callable[[list[str]], Tensor], truth: SplitLabels) -> float:
-    """mAP of ranking images [n, d] by their similarity to "In this image there is a CLASS."."""
-    prompts = [f"In this image there is a {nouns()[name]}." for name in truth.names]
-    scores = (F.normalize(image, dim=1) @ F.normalize(encode_text(prompts).float().cpu(), dim=1).T).numpy()
-    present = truth.labels.any(0)
-    return float(average_precision_score(truth.labels[:, present], scores[:, present], average="macro"))
+@torch.no_grad()
+def clip_scores(
+    model: open_clip.CLIP,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str,
+    n: int = 1000,
+    n_train: int = 5000,
+    full: bool = False,
+) -> dict[str, float]:
+    """The card's numbers for a CLIP on scenes 0..n-1 of a split; probes are fitted on n_train training scenes."""
+    model.eval()
+    device = model.logit_scale.device
+
+    def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        out = model.visual.forward_intermediates(
+            pixels.to(device), indices=1, normalize_intermediates=True, output_fmt="NLC"
+        )
+        return out["image_features"], out["image_intermediates"][0]
+
+    def encode_text(texts: list[str]) -> Tensor:
+        length = model.context_length
+        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        chunks = ids["input_ids"].to(device).split(250)
+        return torch.cat([model.encode_text(chunk).float().cpu() for chunk in chunks])
+
+    train, test = encode_scenes(encode, "train", n_train), encode_scenes(encode, split, n)
+    text = encode_text([make_scene(WORLD_SEED, split, i).captions()[0].text for i in range(n)])
+    train_text = encode_text([make_scene(WORLD_SEED, "train", i).captions()[0].text for i in range(n_train)])
+    found = retrieval(test.cls, text, split)
+    truth = split_labels(split, n)
+    prompts = encode_text([f"In this image there is a {nouns()[name]}." for name in truth.names])
+    zero_shot = F.normalize(test.cls, dim=1) @ F.normalize(prompts, dim=1).T
+    text_shape = spread(train_text)
+    return {
+        "image_to_text_r1": found.image_to_text,
+        "text_to_image_r1": found.text_to_image,
+        "bound_image_to_text_r1": found.bound_image_to_text,
+        "bound_text_to_image_r1": found.bound_text_to_image,
+        "share_of_bound": found.image_to_text / found.bound_image_to_text,
+        "zero_shot_map": mean_ap(truth.labels, zero_shot.numpy()),
+        **vision_scores(train, test, split, full),
+        "text_rank": text_shape.effective_rank,
+        "text_mean_over_deviation": text_shape.mean_over_deviation,
+    }
+
+
+@torch.no_grad()
+def dino_scores(
+    model: Dinov2WithRegistersModel, split: str, n: int = 1000, n_train: int = 5000, full: bool = False
+) -> dict[str, float]:
+    """The card's numbers for a DINO on scenes 0..n-1 of a split; probes are fitted on n_train training scenes."""
+    model.eval()
+
+    def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = model(pixels.to(model.device)).last_hidden_state
+        return hidden[:, 0], hidden[:, -GRID * GRID :]
+
+    return vision_scores(encode_scenes(encode, "train", n_train), encode_scenes(encode, split, n), split, full)
