@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from random import Random
+from typing import NamedTuple
 
 from PIL import ImageDraw
 
-RGB = tuple[int, int, int]
+from .glyphs import RGB
+from .skies import draw_sky, mix, sky_colours
 
-# name -> (upper colour, lower colour) of the sky, colour of the ground
-_COLOURS: dict[str, tuple[RGB, RGB, RGB]] = {
-    "meadow": ((120, 186, 240), (206, 232, 250), (116, 186, 88)),
-    "forest": ((150, 190, 170), (196, 220, 190), (92, 116, 66)),
-    "beach": ((110, 190, 244), (220, 240, 250), (240, 218, 162)),
-    "sea": ((140, 200, 244), (226, 240, 248), (44, 122, 186)),
-    "desert": ((250, 200, 130), (252, 236, 196), (226, 172, 104)),
-    "snow": ((178, 200, 222), (228, 236, 244), (246, 249, 252)),
-    "street": ((186, 200, 214), (220, 226, 230), (112, 114, 122)),
-    "room": ((232, 206, 190), (240, 222, 208), (176, 126, 84)),
+Draw = ImageDraw.ImageDraw
+_BLUE: tuple[RGB, RGB] = ((120, 186, 240), (206, 232, 250))
+
+
+class Backdrop(NamedTuple):
+    """Colours of a background and where its horizon lies (pixels from the top of the finished picture)."""
+
+    sky: tuple[RGB, RGB]  # upper and lower colour on a clear day
+    ground: RGB
+    horizon: tuple[float, float] = (48, 62)
+    kind: str = (
+        "land"  # "land" | "water" | "indoors" (no weather) | "below" (under water: neither sky nor weather)
+    )
+
+
+BACKDROPS: dict[str, Backdrop] = {
+    "meadow": Backdrop(_BLUE, (116, 186, 88)),
+    "forest": Backdrop(((150, 190, 170), (196, 220, 190)), (92, 116, 66)),
+    "beach": Backdrop(((110, 190, 244), (220, 240, 250)), (240, 218, 162)),
+    "sea": Backdrop(((140, 200, 244), (226, 240, 248)), (44, 122, 186), (34, 50), "water"),
+    "lake": Backdrop(_BLUE, (84, 176, 190), (40, 52), "water"),
+    "desert": Backdrop(((250, 200, 130), (252, 236, 196)), (226, 172, 104)),
+    "snow": Backdrop(((178, 200, 222), (228, 236, 244)), (246, 249, 252)),
+    "mountains": Backdrop(((150, 190, 236), (226, 234, 240)), (150, 146, 138)),
+    "street": Backdrop(((186, 200, 214), (220, 226, 230)), (112, 114, 122), (56, 66)),
+    "harbour": Backdrop(_BLUE, (168, 130, 92), (40, 50)),
+    "farm": Backdrop(_BLUE, (222, 190, 92)),
+    "garden": Backdrop(_BLUE, (148, 206, 96)),
+    "room": Backdrop(((232, 206, 190), (240, 222, 208)), (176, 126, 84), (60, 70), "indoors"),
+    "kitchen": Backdrop(((214, 226, 230), (214, 226, 230)), (222, 222, 214), (60, 70), "indoors"),
+    "underwater": Backdrop(((40, 120, 190), (24, 84, 150)), (196, 180, 130), (76, 84), "below"),
 }
-BACKGROUNDS = tuple(_COLOURS)
+BACKGROUNDS = tuple(BACKDROPS)
 _WALLS: tuple[RGB, ...] = (
     (236, 210, 196),
     (206, 220, 204),
@@ -27,113 +50,300 @@ _WALLS: tuple[RGB, ...] = (
     (238, 226, 186),
     (224, 206, 228),
 )
-HORIZON = {"sea": (34, 50), "room": (60, 70), "street": (56, 66)}  # pixels from the top; others (50, 64)
+_PANES: dict[str, RGB] = {"day": (176, 214, 240), "dusk": (250, 180, 120), "night": (30, 36, 90)}
+_STONE, _WATER, _FENCE = (128, 132, 146), (58, 136, 190), (244, 240, 230)
 
 
-def _mix(a: RGB, b: RGB, t: float) -> RGB:
-    return tuple(int(x + (y - x) * t) for x, y in zip(a, b))
+def draw_backdrop(draw: Draw, scene, side: int) -> None:
+    """Draw the scene's background over a square canvas of ``side`` pixels."""
+    backdrop = BACKDROPS[scene.background]
+    horizon = scene.horizon * side / 96
+    rng = Random(scene.backdrop_seed)
+    brightness = rng.uniform(0.9, 1.04)
+    top, low = (_scaled(rgb, brightness) for rgb in backdrop.sky)
+    ground = _scaled(backdrop.ground, brightness)
+    wall = rng.choice(_WALLS)
+    sky_rng = Random(scene.backdrop_seed + 1)
+    if backdrop.kind == "indoors":
+        draw.rectangle((0, 0, side, horizon), fill=wall if scene.background == "room" else top)
+    else:
+        if backdrop.kind != "below":
+            top, low = sky_colours((top, low), scene.time, scene.weather)
+        for i in range(6):
+            band = (0, horizon * i / 6, side, horizon * (i + 1) / 6)
+            draw.rectangle(band, fill=mix(top, low, i / 5))
+        if backdrop.kind != "below":
+            draw_sky(draw, scene, horizon, side, sky_rng)
+    _BEHIND[scene.background](draw, horizon, side, rng, scene.time)
+    draw.rectangle((0, horizon, side, side), fill=ground)
+    _GROUND.get(scene.background, _plain)(draw, horizon, side, rng, ground)
 
 
-def draw_backdrop(draw: ImageDraw.ImageDraw, name: str, horizon: float, size: int, rng: Random) -> None:
-    """Draw background ``name`` over a square canvas of ``size`` pixels with its horizon at ``horizon``."""
-    top, low, ground = _COLOURS[name]
-    light = rng.uniform(0.9, 1.04)
-    top, low, ground = (tuple(min(255, int(c * light)) for c in rgb) for rgb in (top, low, ground))
-    if name == "room":
-        low = top = rng.choice(_WALLS)
-    bands = 1 if name == "room" else 6
-    for i in range(bands):
-        draw.rectangle((0, horizon * i / bands, size, horizon * (i + 1) / bands), fill=_mix(top, low, i / 5))
-    if name != "room":
-        _sky(draw, name, horizon, size, rng)
-    _behind(draw, name, horizon, size, low, rng)
-    draw.rectangle((0, horizon, size, size), fill=ground)
-    _ground(draw, name, horizon, size, ground, rng)
+def _scaled(rgb: RGB, factor: float) -> RGB:
+    return tuple(min(255, int(c * factor)) for c in rgb)
 
 
-def _sky(draw: ImageDraw.ImageDraw, name: str, horizon: float, size: int, rng: Random) -> None:
-    if name == "desert":
-        x = rng.uniform(0.1, 0.9) * size
-        draw.ellipse((x - 14, 10, x + 14, 38), fill=(255, 244, 190))
-    elif name in ("meadow", "beach", "sea"):
-        for _ in range(rng.randint(0, 2)):
-            x, y = rng.uniform(0, size), rng.uniform(8, horizon * 0.4)
-            for dx, r in ((-14, 7), (0, 10), (14, 7)):
-                draw.ellipse((x + dx - r - 4, y - r, x + dx + r + 4, y + r), fill=(250, 252, 254))
+def _hills(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    for i in range(3):
+        x, h = side * (i + rng.uniform(-0.2, 0.7)) / 2.5, rng.uniform(0.25, 0.5) * horizon
+        draw.ellipse((x - 60, horizon - h * 0.5, x + 60, horizon + h), fill=(150, 196, 130))
 
 
-def _behind(draw: ImageDraw.ImageDraw, name: str, horizon: float, size: int, low: RGB, rng: Random) -> None:
-    """What stands on the horizon: hills, trees, houses, the sea, a window."""
-    if name in ("meadow", "snow", "desert"):
-        colour = {"meadow": (150, 196, 130), "snow": (160, 178, 200), "desert": (214, 158, 104)}[name]
-        for i in range(3):
-            x, h = size * (i + rng.uniform(-0.2, 0.7)) / 2.5, rng.uniform(0.25, 0.5) * horizon
-            if name == "meadow":
-                draw.ellipse((x - 60, horizon - h * 0.5, x + 60, horizon + h), fill=colour)
-            else:
-                draw.polygon(((x - 50, horizon), (x, horizon - h), (x + 50, horizon)), fill=colour)
-                if name == "snow":
-                    draw.polygon(
-                        ((x - 15, horizon - h * 0.7), (x, horizon - h), (x + 15, horizon - h * 0.7)),
-                        fill=(250, 252, 254),
-                    )
-    elif name == "forest":
-        for i in range(7):
-            x, w = size * (i + rng.uniform(0.1, 0.9)) / 7, rng.uniform(16, 24)
-            h, green = (
-                rng.uniform(0.5, 0.95) * horizon,
-                rng.choice(((60, 104, 66), (74, 120, 72), (52, 92, 62))),
-            )
-            draw.rectangle((x - 3, horizon - h * 0.3, x + 3, horizon), fill=(92, 68, 48))
-            draw.polygon(
-                ((x - w, horizon - h * 0.2), (x, horizon - h), (x + w, horizon - h * 0.2)), fill=green
-            )
-    elif name == "street":
-        x = -rng.uniform(0, 20)
-        while x < size:
-            w, h = rng.uniform(26, 44), rng.uniform(0.45, 0.9) * horizon
-            wall = rng.choice(((170, 150, 140), (150, 156, 170), (186, 170, 150)))
-            draw.rectangle((x, horizon - h, x + w - 3, horizon), fill=wall)
-            for y in range(int(horizon - h) + 8, int(horizon) - 10, 14):
-                for dx in (6, 17, 28):
-                    if dx + 6 < w - 3:
-                        draw.rectangle((x + dx, y, x + dx + 5, y + 6), fill=(224, 226, 214))
-            x += w
-    elif name == "beach":
-        draw.rectangle((0, horizon - rng.uniform(14, 22), size, horizon), fill=(74, 156, 206))
-    elif name == "room":
-        x, y = rng.uniform(0.08, 0.7) * size, rng.uniform(0.08, 0.3) * horizon
-        draw.rectangle((x, y, x + 38, y + 38), fill=(250, 250, 246), outline=(120, 90, 66))
-        draw.rectangle(
-            (x + 5, y + 5, x + 33, y + 33),
-            fill=rng.choice(((176, 214, 240), (190, 214, 170), (232, 190, 150))),
+def _peaks(draw: Draw, horizon: float, side: int, rng: Random, colour: RGB, height: float, cap: bool) -> None:
+    for i in range(3):
+        x = side * (i + rng.uniform(-0.2, 0.7)) / 2.5
+        h = rng.uniform(0.6, 1.0) * height * horizon
+        draw.polygon(((x - 50, horizon), (x, horizon - h), (x + 50, horizon)), fill=colour)
+        if cap:
+            snow = ((x - 15, horizon - h * 0.7), (x, horizon - h), (x + 15, horizon - h * 0.7))
+            draw.polygon(snow, fill=(250, 252, 254))
+
+
+def _dunes(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    _peaks(draw, horizon, side, rng, (214, 158, 104), 0.5, False)
+
+
+def _snow_peaks(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    _peaks(draw, horizon, side, rng, (160, 178, 200), 0.5, True)
+
+
+def _high_peaks(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    _peaks(draw, horizon, side, rng, (112, 120, 140), 0.92, True)
+    draw.rectangle((0, horizon - 8, side, horizon), fill=(96, 122, 96))
+
+
+def _trees(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    for i in range(7):
+        x, w = side * (i + rng.uniform(0.1, 0.9)) / 7, rng.uniform(16, 24)
+        h = rng.uniform(0.5, 0.95) * horizon
+        green = rng.choice(((60, 104, 66), (74, 120, 72), (52, 92, 62)))
+        draw.rectangle((x - 3, horizon - h * 0.3, x + 3, horizon), fill=(92, 68, 48))
+        draw.polygon(((x - w, horizon - h * 0.2), (x, horizon - h), (x + w, horizon - h * 0.2)), fill=green)
+
+
+def _houses(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    pane = (255, 226, 120) if time == "night" else (224, 226, 214)
+    x = -rng.uniform(0, 20)
+    while x < side:
+        w, h = rng.uniform(26, 44), rng.uniform(0.45, 0.9) * horizon
+        wall = rng.choice(((170, 150, 140), (150, 156, 170), (186, 170, 150)))
+        draw.rectangle((x, horizon - h, x + w - 3, horizon), fill=wall)
+        for y in range(int(horizon - h) + 8, int(horizon) - 10, 14):
+            for dx in (6, 17, 28):
+                if dx + 6 < w - 3:
+                    draw.rectangle((x + dx, y, x + dx + 5, y + 6), fill=pane)
+        x += w
+
+
+def _surf(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    draw.rectangle((0, horizon - rng.uniform(14, 22), side, horizon), fill=(74, 156, 206))
+
+
+def _open_sea(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    if rng.random() < 0.5:
+        x = rng.uniform(0, side)
+        draw.polygon(
+            ((x - 26, horizon), (x - 8, horizon - 10), (x + 8, horizon - 6), (x + 26, horizon)), fill=_STONE
         )
 
 
-def _ground(
-    draw: ImageDraw.ImageDraw, name: str, horizon: float, size: int, ground: RGB, rng: Random
-) -> None:
-    dark, light = _mix(ground, (0, 0, 0), 0.14), _mix(ground, (255, 255, 255), 0.3)
-    if name == "street":
-        y = horizon + (size - horizon) * 0.62
-        draw.rectangle((0, horizon, size, horizon + 8), fill=(170, 170, 172))
-        for x in range(rng.randint(-30, 0), size, 44):
-            draw.rectangle((x, y, x + 24, y + 4), fill=(238, 238, 230))
-        return
-    if name == "room":
-        draw.rectangle((0, horizon, size, horizon + 4), fill=(246, 240, 230))
-        for y in range(int(horizon) + 14, size, 14):
-            draw.line((0, y, size, y), fill=dark, width=1)
-        return
+def _shore(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    _hills(draw, horizon, side, rng, time)
+    draw.rectangle((0, horizon - 9, side, horizon), fill=(110, 170, 90))
+    for _ in range(5):
+        x = rng.uniform(0, side)
+        draw.ellipse((x - 9, horizon - 22, x + 9, horizon - 4), fill=(70, 128, 70))
+
+
+def _cranes(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    draw.rectangle((0, horizon - 26, side, horizon), fill=_WATER)
+    for _ in range(2):
+        x, h = rng.uniform(0.05, 0.9) * side, rng.uniform(0.65, 0.85) * horizon
+        colour = rng.choice(((190, 90, 70), (220, 170, 70), (100, 120, 150)))
+        draw.rectangle((x, horizon - h, x + 7, horizon - 22), fill=colour)
+        draw.rectangle((x - 12, horizon - h, x + 38, horizon - h + 6), fill=colour)
+        draw.line((x + 32, horizon - h + 6, x + 32, horizon - h + 26), fill=(60, 60, 66), width=2)
+
+
+def _fields(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    _hills(draw, horizon, side, rng, time)
+    for x in range(rng.randint(-14, 0), side, 22):
+        draw.rectangle((x, horizon - 20, x + 4, horizon + 4), fill=(134, 96, 62))
+    for y in (16, 8):
+        draw.rectangle((0, horizon - y, side, horizon - y + 3), fill=(134, 96, 62))
+
+
+def _hedge(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    draw.rectangle((0, horizon - 34, side, horizon), fill=(64, 128, 62))
     for _ in range(9):
-        x, y = rng.uniform(0, size), rng.uniform(horizon + 6, size)
-        if name == "sea":
-            draw.line((x, y, x + 16, y), fill=light, width=2)
-        elif name == "meadow":
-            draw.line((x, y, x + 3, y - 6, x + 6, y), fill=dark, width=2)
-        elif name == "forest":
-            draw.ellipse((x, y, x + 10, y + 3), fill=dark)
-        elif name in ("desert", "snow"):
-            draw.arc((x, y, x + 40, y + 10), 200, 340, fill=dark, width=2)
-        else:
-            draw.point((x, y), fill=dark)
+        x, y = rng.uniform(0, side), rng.uniform(horizon - 30, horizon - 14)
+        draw.ellipse(
+            (x, y, x + 7, y + 7), fill=rng.choice(((236, 120, 150), (248, 220, 110), (244, 244, 244)))
+        )
+    for x in range(rng.randint(-10, 0), side, 13):
+        draw.polygon(
+            ((x, horizon), (x, horizon - 16), (x + 4, horizon - 21), (x + 8, horizon - 16), (x + 8, horizon)),
+            fill=_FENCE,
+        )
+
+
+def _picture(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    x, y = rng.uniform(0.06, 0.34) * side, rng.uniform(0.08, 0.3) * horizon
+    pane = rng.choice(((190, 214, 170), (232, 190, 150), (200, 180, 220)))
+    _framed(draw, x, y, 34, (250, 250, 246), pane)
+    _framed(draw, x + 78, y, 44, (250, 250, 246), _PANES[time])
+    draw.line((x + 100, y + 5, x + 100, y + 39), fill=(250, 250, 246), width=3)
+
+
+def _framed(draw: Draw, x: float, y: float, w: float, frame: RGB, pane: RGB) -> None:
+    draw.rectangle((x, y, x + w, y + w), fill=frame, outline=(120, 90, 66))
+    draw.rectangle((x + 5, y + 5, x + w - 5, y + w - 5), fill=pane)
+
+
+def _tiles(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    for x in range(0, side, 20):
+        draw.line((x, 0, x, horizon), fill=(190, 204, 212), width=1)
+    for y in range(0, int(horizon), 20):
+        draw.line((0, y, side, y), fill=(190, 204, 212), width=1)
+    x = rng.uniform(0.05, 0.2) * side
+    _framed(draw, side - x - 46, 14, 44, (250, 250, 246), _PANES[time])
+    draw.rectangle((x, 50, x + 80, 55), fill=(150, 104, 66))
+    for dx in (6, 28, 52):
+        colour = rng.choice(((206, 96, 80), (96, 140, 190), (236, 200, 110), (120, 170, 110)))
+        draw.rectangle((x + dx, 34, x + dx + 14, 50), fill=colour)
+
+
+def _deep(draw: Draw, horizon: float, side: int, rng: Random, time: str) -> None:
+    for i in range(3):
+        x = side * (i + rng.uniform(0, 0.8)) / 3
+        draw.polygon(((x, 0), (x + 18, 0), (x - 14, horizon), (x - 40, horizon)), fill=(52, 132, 198))
+    for _ in range(8):
+        x, y, r = rng.uniform(0, side), rng.uniform(0, horizon), rng.uniform(2, 5)
+        draw.ellipse((x - r, y - r, x + r, y + r), outline=(170, 214, 240))
+    for _ in range(6):
+        x, h = rng.uniform(0, side), rng.uniform(24, 60)
+        points = (x, horizon + 4, x + 6, horizon - h / 3, x - 2, horizon - 2 * h / 3, x + 4, horizon - h)
+        draw.line(points, fill=(46, 130, 90), width=6)
+
+
+def _plain(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    dark = mix(ground, (0, 0, 0), 0.16)
+    for _ in range(9):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 6, side)
+        draw.ellipse((x, y, x + 4, y + 3), fill=dark)
+
+
+def _grass(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    dark = mix(ground, (0, 0, 0), 0.14)
+    for _ in range(9):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 6, side)
+        draw.line((x, y, x + 3, y - 6, x + 6, y), fill=dark, width=2)
+
+
+def _flowers(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    _grass(draw, horizon, side, rng, ground)
+    for _ in range(5):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 8, side)
+        draw.ellipse(
+            (x, y, x + 6, y + 6), fill=rng.choice(((240, 150, 180), (250, 226, 120), (255, 255, 255)))
+        )
+
+
+def _dirt(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    for _ in range(9):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 6, side)
+        draw.ellipse((x, y, x + 10, y + 3), fill=mix(ground, (0, 0, 0), 0.14))
+
+
+def _waves(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    for _ in range(10):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 6, side)
+        draw.line((x, y, x + 16, y), fill=mix(ground, (255, 255, 255), 0.3), width=2)
+
+
+def _lilies(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    _waves(draw, horizon, side, rng, ground)
+    for _ in range(5):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 12, side)
+        draw.ellipse((x, y, x + 20, y + 7), fill=(70, 146, 84))
+        draw.ellipse((x + 12, y - 3, x + 17, y + 2), fill=(250, 190, 210))
+
+
+def _ripples(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    for _ in range(9):
+        x, y = rng.uniform(0, side), rng.uniform(horizon + 6, side)
+        draw.arc((x, y, x + 40, y + 10), 200, 340, fill=mix(ground, (0, 0, 0), 0.14), width=2)
+
+
+def _rocks(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    for _ in range(8):
+        x, y, w = rng.uniform(0, side), rng.uniform(horizon + 6, side), rng.uniform(8, 18)
+        draw.polygon(((x, y), (x + w * 0.3, y - w * 0.5), (x + w, y)), fill=mix(ground, (0, 0, 0), 0.2))
+
+
+def _road(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    y = horizon + (side - horizon) * 0.62
+    draw.rectangle((0, horizon, side, horizon + 8), fill=(170, 170, 172))
+    for x in range(rng.randint(-30, 0), side, 44):
+        draw.rectangle((x, y, x + 24, y + 4), fill=(238, 238, 230))
+
+
+def _planks(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    dark = mix(ground, (0, 0, 0), 0.25)
+    draw.rectangle((0, horizon, side, horizon + 5), fill=dark)
+    for x in range(rng.randint(-20, 0), side, 22):
+        draw.line((x, horizon, x - 10, side), fill=dark, width=2)
+
+
+def _rows(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    dark, x0 = mix(ground, (90, 70, 0), 0.3), rng.uniform(0.2, 0.8) * side
+    for i in range(-5, 6):
+        draw.line((x0 + i * 14, horizon + 4, x0 + i * 46, side), fill=dark, width=3)
+
+
+def _floor(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    draw.rectangle((0, horizon, side, horizon + 4), fill=(246, 240, 230))
+    for y in range(int(horizon) + 14, side, 14):
+        draw.line((0, y, side, y), fill=mix(ground, (0, 0, 0), 0.14), width=1)
+
+
+def _checks(draw: Draw, horizon: float, side: int, rng: Random, ground: RGB) -> None:
+    draw.rectangle((0, horizon, side, horizon + 4), fill=(150, 104, 66))
+    dark = rng.choice(((150, 178, 190), (190, 160, 150), (170, 186, 160)))
+    for row, y in enumerate(range(int(horizon) + 5, side, 14)):
+        for x in range(20 * (row % 2), side, 40):
+            draw.rectangle((x, y, x + 19, y + 13), fill=dark)
+
+
+_BEHIND = {
+    "meadow": _hills,
+    "forest": _trees,
+    "beach": _surf,
+    "sea": _open_sea,
+    "lake": _shore,
+    "desert": _dunes,
+    "snow": _snow_peaks,
+    "mountains": _high_peaks,
+    "street": _houses,
+    "harbour": _cranes,
+    "farm": _fields,
+    "garden": _hedge,
+    "room": _picture,
+    "kitchen": _tiles,
+    "underwater": _deep,
+}
+_GROUND = {
+    "meadow": _grass,
+    "forest": _dirt,
+    "sea": _waves,
+    "lake": _lilies,
+    "desert": _ripples,
+    "snow": _ripples,
+    "mountains": _rocks,
+    "street": _road,
+    "harbour": _planks,
+    "farm": _rows,
+    "garden": _flowers,
+    "room": _floor,
+    "kitchen": _checks,
+}

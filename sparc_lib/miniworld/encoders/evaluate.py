@@ -13,9 +13,11 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerBase
 
-from ..captions import caption_oracle, nouns
-from ..drawing import SIZE, glyphs
+from ..drawing import SIZE
+from ..glyphs import glyphs
+from ..reader import caption_oracle
 from ..scenes import make_scene
+from ..words import nouns
 from .loop import GRID, PATCH, WORLD_SEED, rendered
 
 PATCH_SCENES = 1500  # scenes on which the patch classifier is fitted
