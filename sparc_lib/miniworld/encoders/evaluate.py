@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from ..glyphs import glyphs
 from ..reader import caption_oracle
 from ..scenes import make_scene
 from ..words import nouns
-from .loop import GRID, PATCH, WORLD_SEED, rendered
+from .loop import GRID, PATCH, WORLD_SEED, autocast, rendered
 
 PATCH_SCENES = 1500  # scenes on which the patch classifier is fitted
 MEAN, STD = 0.5, 0.25  # of what both networks see: pixels in [0, 1], less the mean, over the deviation
@@ -53,7 +55,7 @@ def encode_scenes(encode: Callable[[Tensor], tuple[Tensor, Tensor]], split: str,
     """Features of scenes 0..n-1; ``encode`` takes normalised pixels [B, 3, 96, 96] and gives CLS and patch tokens."""
     images, cls, tokens = rendered(split, n), [], []
     for i in range(0, n, 250):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[i : i + 250])).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.array(images[i : i + 250])).permute(0, 3, 1, 2)
         some_cls, some_tokens = encode((pixels.float() / 255 - MEAN) / STD)
         cls.append(some_cls.float().cpu())
         tokens.append(some_tokens.float().cpu())
@@ -187,21 +189,27 @@ def clip_scores(
     n_train: int = 5000,
     full: bool = False,
 ) -> dict[str, float]:
-    """The card's numbers for a CLIP on scenes 0..n-1 of a split; probes are fitted on n_train training scenes."""
+    """The card's numbers for a CLIP on scenes 0..n-1 of a split; probes are fitted on n_train training scenes.
+
+    Not ``full``: quick, for the log; in bfloat16, without the patch classifier.
+    """
     model.eval()
     device = model.logit_scale.device
+    precision = nullcontext if full else partial(autocast, device)
 
     def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        out = model.visual.forward_intermediates(
-            pixels.to(device), indices=1, normalize_intermediates=True, output_fmt="NLC"
-        )
+        with precision():
+            out = model.visual.forward_intermediates(
+                pixels.to(device), indices=1, normalize_intermediates=True, output_fmt="NLC"
+            )
         return out["image_features"], out["image_intermediates"][0]
 
     def encode_text(texts: list[str]) -> Tensor:
         length = model.context_length
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         chunks = ids["input_ids"].to(device).split(250)
-        return torch.cat([model.encode_text(chunk).float().cpu() for chunk in chunks])
+        with precision():
+            return torch.cat([model.encode_text(chunk).float().cpu() for chunk in chunks])
 
     train, test = encode_scenes(encode, "train", n_train), encode_scenes(encode, split, n)
     text = encode_text([make_scene(WORLD_SEED, split, i).captions()[0].text for i in range(n)])
@@ -228,11 +236,15 @@ def clip_scores(
 def dino_scores(
     model: Dinov2WithRegistersModel, split: str, n: int = 1000, n_train: int = 5000, full: bool = False
 ) -> dict[str, float]:
-    """The card's numbers for a DINO on scenes 0..n-1 of a split; probes are fitted on n_train training scenes."""
+    """The card's numbers for a DINO on scenes 0..n-1 of a split; probes are fitted on n_train training scenes.
+
+    Not ``full``: quick, for the log; in bfloat16, without the patch classifier.
+    """
     model.eval()
 
     def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = model(pixels.to(model.device)).last_hidden_state
+        with nullcontext() if full else autocast(model.device):
+            hidden = model(pixels.to(model.device)).last_hidden_state
         return hidden[:, 0], hidden[:, -GRID * GRID :]
 
     return vision_scores(encode_scenes(encode, "train", n_train), encode_scenes(encode, split, n), split, full)

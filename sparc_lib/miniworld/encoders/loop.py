@@ -147,8 +147,7 @@ def train(recipe: Recipe, options: Options) -> None:
             )
         row = {"step": step, "images": step * recipe.batch, "minutes": minutes} | means
         if int(progress * ROWS) > int(before * ROWS):
-            with autocast(options.device):
-                row |= recipe.scores(average.eval())
+            row |= recipe.scores(average.eval())
             rows.append(row)
         log.info("%s", row)
         save(path, parts, step, spent + (time.monotonic() - started) / 60, rows)
@@ -278,9 +277,9 @@ def _batches(recipe: Recipe, options: Options, step: int) -> DataLoader:
     return DataLoader(data, None, sampler=range(step, 2**40), num_workers=workers, pin_memory=on_gpu)
 
 
-def autocast(device: str):
-    """bfloat16 where the hardware multiplies it faster: a GPU, or a CPU with AMX (measured: 1.7 times)."""
-    if device.startswith("cuda"):
+def autocast(device: str | torch.device):
+    """bfloat16 where the hardware multiplies it faster: a GPU, or a CPU with AMX (measured: twice as fast)."""
+    if torch.device(device).type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
     return torch.autocast("cpu", torch.bfloat16) if _has_amx() else nullcontext()
 
