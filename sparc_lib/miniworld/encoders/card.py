@@ -35,7 +35,9 @@ def scores(name: str, folder: Path, random_weights: bool = False, split: str = "
     if name == "clip":
         given = not random_weights
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=given, require_pretrained=given)
-        return clip_scores(model.float(), AutoTokenizer.from_pretrained(folder), split, TEST_SCENES, full=True)
+        return clip_scores(
+            model.float(), AutoTokenizer.from_pretrained(folder), split, TEST_SCENES, full=True
+        )
     if random_weights:
         model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig.from_pretrained(folder))
     else:
@@ -98,7 +100,9 @@ def _card_text(card: dict, notes: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="parent of clip/ and dino/")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("names", nargs="*", choices=[*MODULES, []], default=[*MODULES])

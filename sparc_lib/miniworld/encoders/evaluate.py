@@ -20,10 +20,10 @@ from ..glyphs import glyphs
 from ..reader import caption_oracle
 from ..scenes import make_scene
 from ..words import nouns
-from .loop import GRID, PATCH, WORLD_SEED, autocast, rendered
+from .loop import autocast
+from .pictures import GRID, MEAN, PATCH, STD, WORLD_SEED, rendered
 
 PATCH_SCENES = 1500  # scenes on which the patch classifier is fitted
-MEAN, STD = 0.5, 0.25  # of what both networks see: pixels in [0, 1], less the mean, over the deviation
 
 
 class SplitLabels(NamedTuple):
@@ -62,7 +62,9 @@ def encode_scenes(encode: Callable[[Tensor], tuple[Tensor, Tensor]], split: str,
     return Encoded(torch.cat(cls), torch.cat(tokens))
 
 
-def fit_probe(x: Tensor, labels: np.ndarray, penalty: float = 1e-3, steps: int = 60) -> Callable[[Tensor], Tensor]:
+def fit_probe(
+    x: Tensor, labels: np.ndarray, penalty: float = 1e-3, steps: int = 60
+) -> Callable[[Tensor], Tensor]:
     """One-vs-rest logistic regressions on standardised features [n, d], fitted together by L-BFGS with an L2 penalty.
 
     Returns the function from features [m, d] to scores [m, C].
@@ -247,4 +249,6 @@ def dino_scores(
             hidden = model(pixels.to(model.device)).last_hidden_state
         return hidden[:, 0], hidden[:, -GRID * GRID :]
 
-    return vision_scores(encode_scenes(encode, "train", n_train), encode_scenes(encode, split, n), split, full)
+    return vision_scores(
+        encode_scenes(encode, "train", n_train), encode_scenes(encode, split, n), split, full
+    )

@@ -9,11 +9,11 @@ directions. What is shipped is the moving average of the weights, as an open_cli
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -22,23 +22,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from ..captions import MAX_TOKENS
 from ..scenes import make_scene
 from .evaluate import clip_scores
-from .loop import (
-    GRID,
-    WORLD_SEED,
-    Moment,
-    Options,
-    Recipe,
-    attend,
-    autocast,
-    command_line,
-    log_participation,
-    patches,
-    pick,
-    train,
-)
+from .loop import Options, Recipe, attend, autocast, command_line, log_participation, train
+from .pictures import GRID, MEAN, STD, WORLD_SEED, patches, pick
 
+CONTEXT = MAX_TOKENS + 2  # of the longest caption, with start and end
 DESCRIBERS = 4  # captions of a scene to train on
 # From this share of the budget on: patches that the network sees; with CLS a multiple of 16 tokens, as AMX likes.
 KEPT = ((0.0, 47), (0.7, 79), (0.92, 143))
@@ -52,8 +42,8 @@ MODEL = {
 PREPROCESS = {
     "size": [96, 96],
     "mode": "RGB",
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.25, 0.25, 0.25],
+    "mean": [MEAN] * 3,
+    "std": [STD] * 3,
     "interpolation": "bicubic",
     "resize_mode": "squash",
     "fill_color": 0,
@@ -143,30 +133,29 @@ class Clip(Recipe):
     averaging = 0.998
 
     def prepare(self, options: Options) -> None:
-        torch.manual_seed(options.seed)
         self.device = options.device
-        told = [captions_of(i) for i in range(options.scenes)]
-        texts = [text for captions in told for text in captions]
+        texts = [text for i in range(options.scenes) for text in captions_of(i)]
         self.tokenizer = build_tokenizer(texts[:100_000])
-        ids = self.tokenizer(texts)["input_ids"]
-        longest = max(map(len, ids))
-        tokens = np.zeros((len(ids), longest), np.int16)
-        for row, own in zip(tokens, ids):
-            row[: len(own)] = own
-        self.tokens = torch.from_numpy(tokens).view(options.scenes, DESCRIBERS, longest).to(options.device)
-        text = MODEL["text_cfg"] | {"context_length": longest, "vocab_size": len(self.tokenizer)}
+        self.tokens = torch.zeros(len(texts), CONTEXT, dtype=torch.int16)
+        for i in range(0, len(texts), 10_000):
+            some = self.tokenizer(texts[i : i + 10_000], padding="max_length", max_length=CONTEXT)
+            self.tokens[i : i + 10_000] = torch.tensor(some["input_ids"], dtype=torch.int16)
+        self.tokens = self.tokens.view(options.scenes, DESCRIBERS, CONTEXT).to(options.device)
+        text = MODEL["text_cfg"] | {"context_length": CONTEXT, "vocab_size": len(self.tokenizer)}
         self.config = MODEL | {"text_cfg": text}
         self.model = Network(self.config)
 
-    def losses(self, images: Tensor, rows: Tensor, average: nn.Module, moment: Moment) -> dict[str, Tensor]:
-        kept = [n for start, n in KEPT if moment.progress >= start][-1]
-        draws = torch.rand(len(images), GRID * GRID, generator=moment.generator)
+    def losses(
+        self, images: Tensor, rows: Tensor, average: nn.Module, progress: float, draw: torch.Generator
+    ) -> dict[str, Tensor]:
+        kept = [n for start, n in KEPT if progress >= start][-1]
+        draws = torch.rand(len(images), GRID * GRID, generator=draw)
         places = draws.argsort(1)[:, :kept].to(images.device)
-        told = torch.randint(DESCRIBERS, (len(images),), generator=moment.generator).to(images.device)
-        tiles = (pick(patches(images), places).float() / 255 - 0.5) / 0.25
+        told = torch.randint(DESCRIBERS, (len(images),), generator=draw).to(images.device)
+        tiles = (pick(patches(images[:, 0]), places).float() / 255 - MEAN) / STD
         with autocast(self.device):
             image, text = self.model(tiles, places, self.tokens[rows, told].long())
-        scale = self.model.clip.logit_scale.clamp(max=float(np.log(100))).exp()
+        scale = self.model.clip.logit_scale.clamp(max=math.log(100)).exp()
         logits = scale * image @ text.T
         target = torch.arange(len(logits), device=logits.device)
         match = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -1,9 +1,9 @@
 """Train the mini DINOv2 from scratch: ``python -m sparc_lib.miniworld.encoders.train_dino``.
 
 A Dinov2WithRegisters network that never sees a label or a caption. It is taught by a slow copy of itself, whose
-weights are a moving average of the student's. The teacher sees a whole scene, zoomed, mirrored and recoloured at
-random; the student sees only a window of patches, once of the same view with some patches masked, once of a second
-view. Three losses: its CLS token must find the teacher's CLS token of the same scene among all scenes of the batch;
+weights are a moving average of the student's. Of every scene there are two pictures, as from a film: a while later
+the same things have moved, the camera too. The teacher sees one of them, zoomed, mirrored and recoloured at random;
+the student sees only a window of patches, once of the teacher's view with some patches masked, once of the other. Three losses: its CLS token must find the teacher's CLS token of the same scene among all scenes of the batch;
 its masked patches must find the teacher's patch at the same place; and from its CLS token it must tell the bag of
 visual words of the whole scene, the words being teacher's patches of recent batches (as OBoW, arXiv:2012.11552). A term
 on the CLS tokens keeps their variance spread over many directions. What is shipped is the teacher, as a
@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from .evaluate import MEAN, STD, dino_scores
-from .loop import GRID, Moment, Options, Recipe, autocast, command_line, log_participation, patches, pick, train
+from .evaluate import dino_scores
+from .loop import Options, Recipe, attend, autocast, command_line, log_participation, train
+from .pictures import GRID, MEAN, STD, patches, pick
 
-CLS_TEMPERATURE, PATCH_TEMPERATURE, WORD_TEMPERATURE = 0.1, 0.2, 0.1  # of the contrasts
+CLS_TEMPERATURE, PATCH_TEMPERATURE, WORD_TEMPERATURE = 0.1, 0.2, 0.05  # of the contrasts
 MASKED = 0.35  # share of a window's patches that are masked
-REGISTERS = 4
+REGISTERS, HEADS = 4, 4
 # From this share of the budget on: patches that the teacher sees, patches a side of the student's window, and how many
 # of those it sees. With CLS and registers they make a multiple of 16 tokens, which AMX multiplies twice as fast.
 SEEN = ((0.0, 91, 7, 43), (0.85, 139, 9, 75))
@@ -35,7 +36,7 @@ BAG, SPREAD = 1.0, 0.2  # weights of the bag of words and of the term on the cov
 CONFIG = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+    "num_attention_heads": HEADS,
     "mlp_ratio": 4,
     "image_size": 96,
     "patch_size": 8,
@@ -96,10 +97,9 @@ def head() -> nn.Sequential:
 class Network(nn.Module):
     """The backbone with the heads that training needs, shown only some patches of each scene."""
 
-    def __init__(self, attention: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        config = Dinov2WithRegistersConfig(**CONFIG, attn_implementation=attention)
-        self.backbone = Dinov2WithRegistersModel(config)
+        self.backbone = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**CONFIG))
         self.cls_head, self.patch_head, self.bag_head, self.word_head = head(), head(), head(), head()
         self.predictor = head()
 
@@ -115,9 +115,22 @@ class Network(nn.Module):
         first = torch.cat([first, embeddings.register_tokens], 1).expand(len(x), -1, -1)
         x = torch.cat([first.to(x.dtype), x], 1)
         for layer in self.backbone.encoder.layer:
-            x = layer(x)
+            x = _run(layer, x)
         x = self.backbone.layernorm(x)
         return x[:, 0], x[:, 1 + REGISTERS :]
+
+
+def _run(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's own forward with one product for query, key and value, and without its scales, which stay 1."""
+    b, t, width = x.shape
+    attention = layer.attention
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+    projected = F.linear(layer.norm1(x), weight, bias)
+    query, key, value = projected.view(b, t, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
+    mixed = attend(query, key, value).transpose(1, 2).reshape(b, t, width)
+    x = x + attention.o_proj(mixed)
+    return x + layer.mlp(layer.norm2(x))
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -136,26 +149,29 @@ class Dino(Recipe):
 
     name = "dino"
     batch = 128
+    frames = 2
     learning_rate = 1.0e-3
     averaging = 0.99
 
     def prepare(self, options: Options) -> None:
-        torch.manual_seed(options.seed)
         self.device = options.device
-        self.model = Network("sdpa" if options.device.startswith("cuda") else "eager")
+        self.model = Network()
         self.model.register_buffer("words", F.normalize(torch.randn(WORDS, 128), dim=1))
 
-    def losses(self, images: Tensor, rows: Tensor, average: nn.Module, moment: Moment) -> dict[str, Tensor]:
-        b, draw, device = len(images), moment.generator, images.device
-        n_teacher, side, n_student = [numbers for start, *numbers in SEEN if moment.progress >= start][-1]
-        pixels = images.permute(0, 3, 1, 2).float() / 255
-        views = (torch.cat([view(pixels, draw), view(pixels, draw)]) - MEAN) / STD
+    def losses(
+        self, images: Tensor, rows: Tensor, average: nn.Module, progress: float, draw: torch.Generator
+    ) -> dict[str, Tensor]:
+        b, device = len(images), images.device
+        n_teacher, side, n_student = [numbers for start, *numbers in SEEN if progress >= start][-1]
+        if torch.rand(1, generator=draw) < 0.5:
+            images = images.flip(1)
+        views = (torch.cat([view(frame.float() / 255, draw) for frame in images.unbind(1)]) - MEAN) / STD
         seen = window(b, GRID, n_teacher, draw)
         places = window(2 * b, side, n_student, draw)
         masked = torch.rand(places.shape, generator=draw) < MASKED
         masked[b:] = False
         where = torch.full((b, GRID * GRID), -1).scatter(1, seen, torch.arange(n_teacher).expand(b, -1))
-        in_teacher = where.gather(1, places[:b])  # number of the same patch among those the teacher sees, or -1
+        in_teacher = where.gather(1, places[:b])  # number of the patch among those the teacher sees, or -1
         scene, place = (masked[:b] & (in_teacher >= 0)).nonzero(as_tuple=True)
         some = torch.randperm(len(scene), generator=draw)[:1024]
         scene, place = scene[some], place[some]
@@ -174,7 +190,7 @@ class Dino(Recipe):
         bag = self.bag_of_words(whole.float(), seen, draw).repeat(2, 1)
         told = F.log_softmax(cosine(told, words) / CLS_TEMPERATURE, 1)
         return {
-            "cls": (contrast(found_cls[:b], target_cls, CLS_TEMPERATURE) + contrast(found_cls[b:], target_cls, CLS_TEMPERATURE)) / 2,
+            "cls": sum(contrast(half, target_cls, CLS_TEMPERATURE) for half in found_cls.split(b)) / 2,
             "patch": contrast(found_patch, target_patch, PATCH_TEMPERATURE),
             "bag": -BAG * (bag * told).sum(1).mean(),
             "spread": SPREAD * log_participation(cls.float()),
@@ -186,15 +202,14 @@ class Dino(Recipe):
 
         What all scenes have at a place is taken off the tokens [B, n, 128] first, for it says nothing of a scene.
         """
-        tokens = tokens.flatten(0, 1)
-        places = places.flatten()
+        b, tokens, places = len(tokens), tokens.flatten(0, 1), places.flatten()
         sums = tokens.new_zeros(GRID * GRID, tokens.shape[1]).index_add_(0, places, tokens)
         means = sums / places.bincount(minlength=GRID * GRID)[:, None].clamp(min=1)
         tokens = F.normalize(tokens - means[places], dim=1)
         with autocast(self.device):
             closeness = tokens @ self.model.words.T
         shares = (closeness / WORD_TEMPERATURE).softmax(1)
-        bag = shares.view(self.batch, -1, WORDS).amax(1).float()
+        bag = shares.view(b, -1, WORDS).amax(1).float()
         new = torch.randint(len(tokens), (NEW_WORDS,), generator=draw).to(tokens.device)
         self.model.words.copy_(torch.cat([self.model.words[NEW_WORDS:], tokens[new]]))
         return bag / bag.sum(1, keepdim=True)
@@ -203,9 +218,7 @@ class Dino(Recipe):
         return dino_scores(average.backbone, "val", n_train=2000)
 
     def export(self, average: nn.Module, folder: Path) -> None:
-        shipped = deepcopy(average.backbone).half()
-        shipped.set_attn_implementation("sdpa")
-        shipped.save_pretrained(folder)
+        deepcopy(average.backbone).half().save_pretrained(folder)
         (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESS, indent=1))
 
     def load(self, folder: Path) -> None:
