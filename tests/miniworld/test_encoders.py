@@ -24,7 +24,10 @@ RECIPES = {"clip": Clip, "dino": Dino}
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Training on 64 scenes in batches of 16, its data in a temporary folder, no evaluation; gives the options."""
+    """Training on 64 scenes in batches of 16, its data in a temporary folder, no evaluation.
+
+    Gives the options.
+    """
     monkeypatch.setenv("SPARC_DATA", str(tmp_path / "data"))
     for recipe in RECIPES.values():
         monkeypatch.setattr(recipe, "batch", 16)
@@ -58,7 +61,7 @@ def test_weights_reproduce_their_card(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_resumes_bit_for_bit(name, small, monkeypatch):
-    """Four steps at once, and three steps, a kill, and the rest from the checkpoint: the same weights and log."""
+    """Four steps at once, or three, a kill, and the rest from the checkpoint: the same weights and log."""
     loop.train(RECIPES[name](), small("whole"))
 
     calls = []
@@ -84,7 +87,10 @@ def test_training_resumes_bit_for_bit(name, small, monkeypatch):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_shipped_weights_start_another_training(name, small):
-    """`--init` begins with the weights of a folder; a budget of no minutes writes them out again unchanged."""
+    """`--init` begins with the weights of a folder.
+
+    A budget of no minutes writes them out again unchanged.
+    """
     loop.train(RECIPES[name](), small("first"))
     again = small("second", steps=None, minutes=0.0, init=small("first").folder)
     loop.train(RECIPES[name](), again)

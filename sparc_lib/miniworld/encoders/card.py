@@ -1,17 +1,18 @@
-"""Measure the mini encoders and write their cards: ``python -m sparc_lib.miniworld.encoders.card [--folder FOLDER]``.
+"""Measure the mini encoders and write their cards: ``python -m sparc_lib.miniworld.encoders.card``.
 
-Every number is measured on test scenes that no training has seen, beside the same network with random weights. What
-was tried and what limits a score is told in ``NOTES.md`` beside the weights, and copied into the card.
+Every number is measured on test scenes that no training has seen, beside the same network with random
+weights. What was tried and what limits a score stands in ``NOTES.md`` beside the weights and is copied into
+the card.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 import open_clip
+import pandas as pd
 import torch
 from transformers import AutoTokenizer, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
@@ -20,7 +21,7 @@ from ...paths import WEIGHTS
 from . import train_clip, train_dino
 from .evaluate import clip_scores, dino_scores
 
-TEST_SCENES = 1000
+TEST_SCENES, TRAIN_SCENES = 1000, 5000
 MODULES = {"clip": train_clip, "dino": train_dino}
 # What the encoders are meant to reach; the card says whether they do.
 BARS = {
@@ -30,26 +31,27 @@ BARS = {
 
 
 def scores(name: str, folder: Path, random_weights: bool = False, split: str = "test") -> dict[str, float]:
-    """All scores of the weights in a folder, or of their architecture with random weights, on 1,000 scenes of a split."""
+    """All scores of the weights in a folder, or of their architecture with random weights, on a split."""
     torch.manual_seed(0)
     if name == "clip":
         given = not random_weights
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=given, require_pretrained=given)
-        return clip_scores(
-            model.float(), AutoTokenizer.from_pretrained(folder), split, TEST_SCENES, full=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return clip_scores(model.float(), tokenizer, split, TEST_SCENES, TRAIN_SCENES, full=True)
     if random_weights:
         model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig.from_pretrained(folder))
     else:
-        model = Dinov2WithRegistersModel.from_pretrained(folder, dtype=torch.float32)
-    return dino_scores(model, split, TEST_SCENES, full=True)
+        model = Dinov2WithRegistersModel.from_pretrained(folder)
+    return dino_scores(model.float(), split, TEST_SCENES, TRAIN_SCENES, full=True)
 
 
 def write_card(name: str, folder: Path) -> dict:
-    """Measure the weights in a folder; write ``card.json`` and ``CARD.md`` there and return the former's content."""
+    """Measure the weights in a folder; write ``card.json`` and ``CARD.md`` there.
+
+    Return the former's content.
+    """
     shipped, random = scores(name, folder), scores(name, folder, random_weights=True)
-    with open(folder / "training_log.csv", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
+    last = pd.read_csv(folder / "training_log.csv").iloc[-1]
     measured = shipped | {"probe_map_above_random": shipped["probe_map"] - random["probe_map"]}
     bars = {
         key: {"bar": bar, "measured": measured[key], "met": measured[key] >= bar}
@@ -67,25 +69,25 @@ def write_card(name: str, folder: Path) -> dict:
         "scores_random_weights": random,
         "bars": bars,
     }
-    with aside(folder / "card.json") as path:
-        path.write_text(json.dumps(card, indent=1) + "\n")
     notes = folder / "NOTES.md"
-    with aside(folder / "CARD.md") as path:
-        path.write_text(_card_text(card, notes.read_text() if notes.exists() else ""))
+    text = _card_text(card) + (notes.read_text() if notes.exists() else "")
+    for file_name, content in (("card.json", json.dumps(card, indent=1) + "\n"), ("CARD.md", text)):
+        with aside(folder / file_name) as partial:
+            partial.write_text(content)
     return card
 
 
-def _card_text(card: dict, notes: str) -> str:
+def _card_text(card: dict) -> str:
     lines = [
         f"# Mini encoder `{card['encoder']}`",
         "",
         MODULES[card["encoder"]].__doc__.strip(),
         "",
-        f"Trained for {card['steps']} steps ({card['images']} images, {card['minutes']:.0f} minutes of wall time) on "
-        "scenes of the world's `encoder` split, which shares no scene with train, val or test. Log: "
+        f"Trained for {card['steps']} steps ({card['images']} images, {card['minutes']:.0f} minutes of wall "
+        "time) on scenes of the world's `encoder` split, which shares no scene with train, val or test. Log: "
         f"`training_log.csv`. Anew: `{card['command']}`.",
         "",
-        f"Measured on {card['test_scenes']} test scenes (`python -m {__spec__.name}`):",
+        f"Measured on {card['test_scenes']} test scenes (`python -m sparc_lib.miniworld.encoders.card`):",
         "",
         "| score | shipped | random weights |",
         "| --- | --- | --- |",
@@ -96,7 +98,7 @@ def _card_text(card: dict, notes: str) -> str:
     for key, bar in card["bars"].items():
         met = "yes" if bar["met"] else "no"
         lines.append(f"| {key} | {bar['bar']:g} | {bar['measured']:.3f} | {met} |")
-    return "\n".join(lines) + "\n" + notes
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -104,11 +106,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="parent of clip/ and dino/")
+    parser.add_argument("--only", choices=MODULES, help="one of the two")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("names", nargs="*", choices=[*MODULES, []], default=[*MODULES])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name in options.names:
+    for name in [options.only] if options.only else MODULES:
         print(json.dumps(write_card(name, options.folder / name), indent=1))
 
 

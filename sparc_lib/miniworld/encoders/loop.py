@@ -1,7 +1,7 @@
 """The one training loop of both mini encoders: schedule, checkpoint, log, evaluation, export.
 
-A `Recipe` says what is trained and by which loss; `train` does the rest. The budget is a number of steps, or of
-minutes over all sittings; warm-up and cosine are laid over it. Every draw depends on the seed and the step
+A `Recipe` says what is trained and by which loss; `train` does the rest. The budget is a number of steps, or
+of minutes over all sittings; warm-up and cosine are laid over it. Every draw depends on the seed and the step
 only, so a run counted in steps that is cut and resumed ends with the very weights of one that was not.
 """
 
@@ -91,8 +91,8 @@ class Recipe(ABC):
 def train(recipe: Recipe, options: Options) -> None:
     """Train until the budget is used up, resuming if there is a checkpoint; write weights and log.
 
-    Raises FloatingPointError when a loss is not finite (the last checkpoint stays as it was), ValueError for a
-    checkpoint that is not of this recipe.
+    Raises FloatingPointError when a loss is not finite (the last checkpoint stays as it was), ValueError for
+    a checkpoint that is not of this recipe.
     """
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -134,8 +134,8 @@ def train(recipe: Recipe, options: Options) -> None:
         row |= {name: float(total) / (step - since) for name, total in sums.items()}
         if not all(map(math.isfinite, row.values())):
             raise FloatingPointError(
-                f"a loss of steps {since} to {step} is not finite: {row}. {path} holds the state before; lower "
-                "the learning rate or take another --seed"
+                f"a loss of steps {since} to {step} is not finite: {row}. {path} holds the state before; "
+                "lower the learning rate or take another --seed"
             )
         if int(progress * ROWS) > int(before * ROWS):
             row |= recipe.scores(average.eval())
@@ -200,7 +200,7 @@ def _follow(average: nn.Module, model: nn.Module, momentum: float) -> None:
 
 
 def autocast(device: str | torch.device):
-    """bfloat16 where the hardware multiplies it faster: a GPU, or a CPU with AMX (measured: twice as fast)."""
+    """bfloat16 where the hardware multiplies it faster: a GPU, or a CPU with AMX (there twice as fast)."""
     if torch.device(device).type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
     return torch.autocast("cpu", torch.bfloat16) if _has_amx() else nullcontext()
@@ -213,7 +213,7 @@ def _has_amx() -> bool:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention [B, heads, T, d]. Written out on a CPU, where torch's own is several times slower in bfloat16."""
+    """Attention [B, heads, T, d]; written out on a CPU, where torch's own is far slower in bfloat16."""
     if query.is_cuda:
         return nn.functional.scaled_dot_product_attention(query, key, value, mask)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -223,9 +223,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 def log_participation(features: Tensor) -> Tensor:
-    """Log of d over the participation ratio of the covariance of features [n, d]; 0 if all directions count alike.
+    """Log of d over the participation ratio of the covariance of features [n, d]; 0 for an even spread.
 
-    Minimised, it keeps features from crowding into few directions: the effective rank is never below the ratio.
+    Minimised, it keeps features from crowding into few directions: the effective rank is never below the
+    ratio.
     """
     centred = features - features.mean(0)
     covariance = centred.T @ centred
@@ -238,7 +239,7 @@ def command_line(recipe_name: str, text: str) -> Options:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=int, help="budget in batches")
-    budget.add_argument("--minutes", type=float, help="budget of wall time over all sittings; 0: only export")
+    budget.add_argument("--minutes", type=float, help="budget over all sittings; 0: only export")
     parser.add_argument("--folder", type=Path, default=WEIGHTS / recipe_name, help="where the weights go")
     parser.add_argument(
         "--checkpoint", type=Path, default=data_root() / "training", help="folder of its state"

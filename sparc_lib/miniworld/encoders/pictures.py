@@ -45,9 +45,9 @@ def rendered(split: str, n: int, frame: int = 0) -> np.ndarray:
 
 
 def later(scene: Scene) -> Scene:
-    """The same things at the same place a while later, as in a film: they have moved and turned, the hour is another.
+    """The same things at the same place a while later, as in a film: things and camera have moved.
 
-    The camera has moved along, too. Of a caption or a label nothing is used but that things stay what they are.
+    Nothing of labels or captions is used but that things stay what they are.
     """
     rng = Random(scene.caption_seed)
     objects = []
@@ -67,7 +67,7 @@ def later(scene: Scene) -> Scene:
 
 @cache
 def _world_key() -> str:
-    """Short hash of the files that draw the world: pictures of another world are never taken for this one's."""
+    """Short hash of the files that draw the world: pictures of another world are not taken for its."""
     root = WEIGHTS.parent
     digest = hashlib.sha256()
     for path in sorted([*root.glob("*.py"), *(root / "world").rglob("*")]):
@@ -87,7 +87,7 @@ def _cores() -> int:
 
 @dataclass
 class Shuffles(Dataset):
-    """Batch number `step` of an endless run of full shuffles: scenes [B] and pixels [B, frames, 96, 96, 3]."""
+    """Batch number `step` of endless full shuffles: scenes [B] and pixels [B, frames, 96, 96, 3]."""
 
     frames: list[np.ndarray]
     batch: int
@@ -99,7 +99,7 @@ class Shuffles(Dataset):
 
 
 def batch_rows(step: int, n: int, batch: int, seed: int) -> np.ndarray:
-    """Rows of batch number `step` of an endless run of full shuffles of n rows; a resumed run meets the same."""
+    """Rows of batch number `step` of endless full shuffles of n rows; a resumed run meets the same."""
     epoch, i = divmod(step, n // batch)
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return np.sort(order[i * batch : (i + 1) * batch])

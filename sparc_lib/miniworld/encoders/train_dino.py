@@ -1,13 +1,14 @@
 """Train the mini DINOv2 from scratch: ``python -m sparc_lib.miniworld.encoders.train_dino``.
 
-A Dinov2WithRegisters network that never sees a label or a caption. It is taught by a slow copy of itself, whose
-weights are a moving average of the student's. Of every scene there are two pictures, as from a film: a while later
-the same things have moved, the camera too. The teacher sees one of them, zoomed, mirrored and recoloured at random;
-the student sees only a window of patches, once of the teacher's view with some patches masked, once of the other. Three losses: its CLS token must find the teacher's CLS token of the same scene among all scenes of the batch;
-its masked patches must find the teacher's patch at the same place; and from its CLS token it must tell the bag of
-visual words of the whole scene, the words being teacher's patches of recent batches (as OBoW, arXiv:2012.11552). A term
-on the CLS tokens keeps their variance spread over many directions. What is shipped is the teacher, as a
-``from_pretrained`` folder.
+A Dinov2WithRegisters network that never sees a label or a caption. It is taught by a slow copy of itself,
+whose weights are a moving average of the student's. Of every scene there are two pictures, as from a film: a
+while later the same things have moved, and the camera too. The teacher sees one of them, zoomed, mirrored and
+recoloured at random; the student sees only a window of patches, once of the teacher's view with some patches
+masked, once of the other. Three losses: its CLS token must find the teacher's CLS token of the same scene
+among all scenes of the batch; its masked patches must find the teacher's patch at the same place; and from
+its CLS token it must tell the bag of visual words of the whole scene, words being teacher's patches of recent
+batches (as OBoW, arXiv:2012.11552). A term on the CLS tokens keeps their variance spread over many
+directions. What is shipped is the teacher, as a ``from_pretrained`` folder.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from .pictures import GRID, MEAN, STD, patches, pick
 CLS_TEMPERATURE, PATCH_TEMPERATURE, WORD_TEMPERATURE = 0.1, 0.2, 0.05  # of the contrasts
 MASKED = 0.35  # share of a window's patches that are masked
 REGISTERS, HEADS = 4, 4
-# From this share of the budget on: patches that the teacher sees, patches a side of the student's window, and how many
-# of those it sees. With CLS and registers they make a multiple of 16 tokens, which AMX multiplies twice as fast.
+# From this share of the budget on: patches that the teacher sees, patches a side of the student's window, and
+# how many of those it sees. With CLS and registers they make a multiple of 16 tokens, which AMX multiplies far
+# faster than other numbers.
 SEEN = ((0.0, 91, 7, 43), (0.85, 139, 9, 75))
 WORDS, NEW_WORDS = 1024, 16  # visual words, and how many are replaced at every step
 BAG, SPREAD = 1.0, 0.2  # weights of the bag of words and of the term on the covariance
@@ -104,7 +106,10 @@ class Network(nn.Module):
         self.predictor = head()
 
     def forward(self, tiles: Tensor, places: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Patches [B, n, 192] at places [B, n] -> CLS [B, 128] and patch tokens [B, n, 128]; ``masked``: bool [B, n]."""
+        """Patches [B, n, 192] at places [B, n] -> CLS [B, 128] and patch tokens [B, n, 128].
+
+        `masked`, bool [B, n]: patches whose content is hidden.
+        """
         embeddings = self.backbone.embeddings
         projection = embeddings.patch_embeddings.projection
         x = F.linear(tiles, projection.weight.flatten(1), projection.bias)
@@ -121,7 +126,7 @@ class Network(nn.Module):
 
 
 def _run(layer: nn.Module, x: Tensor) -> Tensor:
-    """The layer's own forward with one product for query, key and value, and without its scales, which stay 1."""
+    """The layer's own forward with one product for query, key, value and without its scales, which stay 1."""
     b, t, width = x.shape
     attention = layer.attention
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -198,9 +203,11 @@ class Dino(Recipe):
 
     @torch.no_grad()
     def bag_of_words(self, tokens: Tensor, places: Tensor, draw: torch.Generator) -> Tensor:
-        """How strongly each visual word occurs anywhere in a scene, [B, words], rows of sum 1; then words are renewed.
+        """How strongly each visual word occurs anywhere in a scene, [B, words], rows of sum 1.
 
-        What all scenes have at a place is taken off the tokens [B, n, 128] first, for it says nothing of a scene.
+        Renew some words.
+
+        What all scenes have at a place is taken off the tokens [B, n, 128] first: it says nothing of a scene.
         """
         b, tokens, places = len(tokens), tokens.flatten(0, 1), places.flatten()
         sums = tokens.new_zeros(GRID * GRID, tokens.shape[1]).index_add_(0, places, tokens)
@@ -215,7 +222,7 @@ class Dino(Recipe):
         return bag / bag.sum(1, keepdim=True)
 
     def scores(self, average: nn.Module) -> dict[str, float]:
-        return dino_scores(average.backbone, "val", n_train=2000)
+        return dino_scores(average.backbone, "val", 1000, 2000, full=False)
 
     def export(self, average: nn.Module, folder: Path) -> None:
         deepcopy(average.backbone).half().save_pretrained(folder)
