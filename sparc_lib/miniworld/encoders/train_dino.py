@@ -30,8 +30,8 @@ CLS_TEMPERATURE, PATCH_TEMPERATURE, WORD_TEMPERATURE = 0.1, 0.2, 0.05  # of the 
 MASKED = 0.35  # share of a window's patches that are masked
 REGISTERS, HEADS = 4, 4
 # From this share of the budget on: patches that the teacher sees, patches a side of the student's window, and
-# how many of those it sees. With CLS and registers they make a multiple of 16 tokens, which AMX multiplies far
-# faster than other numbers.
+# how many of those it sees. With CLS and registers they make a multiple of 16 tokens, which AMX multiplies
+# far faster than other numbers.
 SEEN = ((0.0, 91, 7, 43), (0.85, 139, 9, 75))
 WORDS, NEW_WORDS = 1024, 16  # visual words, and how many are replaced at every step
 BAG, SPREAD = 1.0, 0.2  # weights of the bag of words and of the term on the covariance
