@@ -38,7 +38,7 @@ def _place(points: np.ndarray, obj) -> list[Point]:
 
 
 def _painted(obj) -> Iterator[tuple[str, str, list[Point]]]:
-    """(part, paint, polygon in pixels of the enlarged canvas), back to front; a texture belongs to what it is on."""
+    """(part, paint, polygon on the enlarged canvas), back to front; a texture is of what it lies on."""
     drawn = drawing(obj.name, obj.kinds)
     xy = _place(drawn.points, obj)
     for number, shape in enumerate(drawn.shapes):
@@ -99,7 +99,7 @@ def draw_image(scene) -> np.ndarray:
 
 
 class Masks(NamedTuple):
-    """Visible pixels, exact: what is hidden behind a nearer object does not count; rain and snow hide nothing."""
+    """Visible pixels, exact: what a nearer object hides does not count; rain and snow hide nothing."""
 
     instances: np.ndarray  # bool [n_objects, 96, 96]
     parts: dict[tuple[int, str], np.ndarray]  # (object number, part name) -> bool [96, 96]

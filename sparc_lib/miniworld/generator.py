@@ -1,9 +1,9 @@
 """How scenes of the miniature world are drawn by chance.
 
-A scene is a deterministic function of (seed, split, index), so no file is needed and nothing is ever downloaded.
-Class frequencies follow a flattened Zipf law, so that common concepts crowd out rare ones as they do in photographs;
-classes keep company with backgrounds; siblings in the taxonomy look alike; parts vary independently of the class;
-nearer objects hide farther ones.
+A scene is a deterministic function of (seed, split, index), so no file is needed and nothing is ever
+downloaded. Class frequencies follow a flattened Zipf law, so that common concepts crowd out rare ones as they
+do in photographs; classes keep company with backgrounds; siblings in the taxonomy look alike; parts vary
+independently of the class; nearer objects hide farther ones.
 """
 
 from __future__ import annotations
@@ -81,10 +81,8 @@ def _favourite(options: tuple[str, ...], rng: Random) -> str:
 
 def _draw_setting(name: str, rng: Random) -> Setting:
     """A place, time and weather for a scene whose main object is of class ``name``."""
-    if rng.random() < AT_HOME:
-        background = _favourite(glyphs()[name].lives, rng)
-    else:
-        background = rng.choice(LAND)
+    at_home = rng.random() < AT_HOME
+    background = _favourite(glyphs()[name].lives, rng) if at_home else rng.choice(LAND)
     backdrop = BACKDROPS[background]
     time = rng.choices(TIMES, TIME_CHANCES.values())[0]
     chances = WEATHER_CHANCES | ({"snow": 0.0} if background in WARM else {})
@@ -99,7 +97,7 @@ def _shaken(colour: str, rng: Random) -> RGB:
     return tuple(max(0, min(255, c + int(29 * rng.random()) - 14)) for c in COLOURS[colour])
 
 
-def _look(feature: Feature, colour: str, rng: Random) -> Look | None:
+def draw_look(feature: Feature, colour: str, rng: Random) -> Look | None:
     """How an object of main colour ``colour`` shows a feature; None if it does not have it."""
     if rng.random() >= feature.chance:
         return None
@@ -116,16 +114,28 @@ def _draw_object(key: int, name: str, setting: Setting, side: str, rng: Random) 
     extent = rng.uniform(*EXTENT[size])
     width = extent / max(1.0, glyph.height)
     height = width * glyph.height
-    reach = (48 - extent / 2) * 0.75
-    x = 48 + {"left": -reach, "centre": 0, "right": reach}[side] + rng.uniform(-4, 4)
+    x = 48 + _offset(key, extent, side) + rng.uniform(-4, 4)
     bottom = _bottom(glyph.place, height, setting, key == 0, rng)
     colour = _favourite(glyph.colours, rng)
     rgb = _shaken(colour, rng)
     texture = rng.choices(TEXTURES, (0.6, 0.2, 0.2))[0]
     mirrored, tilt = rng.random() < 0.5, rng.uniform(-0.12, 0.12)
-    looks = tuple(look for feature in glyph.features if (look := _look(feature, colour, rng)))
+    looks = tuple(look for feature in glyph.features if (look := draw_look(feature, colour, rng)))
     y = bottom - height / 2
     return SceneObject(key, name, colour, rgb, texture, size, side, x, y, width, mirrored, tilt, looks)
+
+
+def _offset(key: int, extent: float, side: str) -> float:
+    """How far right of the middle an object on a side stands, pixels."""
+    reach = (48 - extent / 2) * 0.75 if key == 0 else 30
+    return {"left": -reach, "centre": 0, "right": reach}[side]
+
+
+def place_at(obj: SceneObject, side: str) -> SceneObject:
+    """The same object on a side of the picture."""
+    extent = max(obj.width, obj.height)
+    shift = _offset(obj.key, extent, side) - _offset(obj.key, extent, obj.side)
+    return replace(obj, side=side, x=obj.x + shift)
 
 
 def _bottom(place: str, height: float, setting: Setting, main: bool, rng: Random) -> float:
@@ -165,7 +175,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
         if any(obj.name == name for obj in placed):
             continue
         extra = _draw_object(len(placed), name, setting, "centre", rng)
-        tries = [replace(extra, side=side, x=extra.x + shift) for side, shift in zip(SIDES, (-30, 0, 30))]
+        tries = [place_at(extra, side) for side in SIDES]
         best = min(tries, key=lambda obj: max(_covered(obj, other) for other in placed))
         if max(_covered(best, other) for other in placed) < 0.6:  # else it would hide, or be hidden
             placed.append(best)

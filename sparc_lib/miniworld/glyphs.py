@@ -1,8 +1,9 @@
 """The glyphs of the miniature world: drawings made of parts, some of which vary.
 
-A glyph is a list of shapes in a 100 x 100 box (``world/glyphs/*.yaml``; ``world/README.md`` explains the language).
-Besides its main colour a glyph has up to four *features*: parts whose presence, kind or colour varies from object to
-object. What an object shows of them is a tuple of :class:`Look`; one drawing per combination of kinds is kept.
+A glyph is a list of shapes in a 100 x 100 box (``world/glyphs/*.yaml``; ``world/README.md`` explains the
+language). Besides its main colour a glyph has up to four *features*: parts whose presence, kind or colour
+varies from object to object. What an object shows of them is a tuple of :class:`Look`; one drawing per
+combination of kinds is kept.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Feature(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How one object shows a feature; ``kind`` and ``colour`` are "" and ``rgb`` None where the feature has none."""
+    """How one object shows a feature; ``kind``, ``colour`` are "" and ``rgb`` None where it has none."""
 
     part: str
     kind: str
@@ -71,7 +72,7 @@ class Drawing(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of a ``draw`` block: the polygons are drawn if the object shows ``part_shown`` (in ``kind``)."""
+    """One line of a ``draw`` block: drawn if the object shows ``part_shown`` (in ``kind``)."""
 
     part_shown: str
     kind: str
@@ -195,7 +196,7 @@ def drawing(name: str, kinds: tuple[tuple[str, str], ...]) -> Drawing:
 
 
 def _textured(points: np.ndarray, shapes: list[Shape], patch: tuple[float, float, float, float]) -> int:
-    """The last ``main`` shape whose box holds the centre of the patch, else the last one: textures lie on it."""
+    """The shape that textures lie on: the last ``main`` one whose box holds the centre of the patch."""
     centre = ((patch[0] + patch[2]) / 2, (patch[1] + patch[3]) / 2)
     main = [i for i, shape in enumerate(shapes) if shape.paint == "main"]
     over = []

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .captions import Caption, captions_of
+from .captions import Caption
+from .describer import Topic, captions_of, full_caption_of
 from .drawing import Masks, draw_image, draw_masks
 from .glyphs import RGB, Look, glyphs
+
+if TYPE_CHECKING:
+    from .edits import Edit
 
 SIDES = ("left", "centre", "right")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SceneObject:
     """One object of a scene; positions and sizes in pixels of the 96 x 96 frame."""
 
@@ -42,7 +47,7 @@ class SceneObject:
         return tuple((look.part, look.kind) for look in self.looks)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scene:
     """Everything there is to know about one picture; ``objects`` are ordered from far to near."""
 
@@ -70,6 +75,14 @@ class Scene:
         """Visible instance masks bool [n_objects, 96, 96] and part masks."""
         return draw_masks(self)
 
-    def captions(self) -> list[Caption]:
-        """One caption, for three scenes in ten two, each by another describer."""
-        return captions_of(self)
+    def captions(self, state: Topic | None = None) -> list[Caption]:
+        """One caption, for three scenes in ten two, by different describers; all say ``state``, if given."""
+        return captions_of(self, state)
+
+    def with_(self, edit: Edit) -> Scene:
+        """The scene with one fact changed (see ``edits``) and nothing else."""
+        return edit.apply(self)
+
+    def full_caption(self) -> Caption:
+        """A caption that leaves out nothing."""
+        return full_caption_of(self)

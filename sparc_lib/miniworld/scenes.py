@@ -1,16 +1,20 @@
 """The miniature world: endless drawn scenes of which everything is known.
 
-A scene is a background at a time of day, in some weather, and one to four objects. Labels, instance masks, part masks
-and attributes are exact by construction. What a scene is, ``objects`` says; how it is drawn by chance, ``generator``.
+A scene is a background at a time of day, in some weather, and one to four objects. Labels, instance masks,
+part masks and attributes are exact by construction. What a scene is, ``objects`` says; how it is drawn by
+chance, ``generator``.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
 from scipy.sparse import csr_array
 
 from .captions import Caption
+from .facts import Facts, scene_facts
 from .generator import FREQUENCY_ORDER, SPLITS, make_scene
 from .glyphs import glyphs
 from .names import display_names
@@ -22,7 +26,8 @@ __all__ = ["FREQUENCY_ORDER", "SPLITS", "MiniWorldDataset", "Scene", "SceneObjec
 class MiniWorldDataset:
     """One split as image-caption pairs, in the interface that extraction expects of every data set.
 
-    ``labels`` is a boolean CSR [n_pairs, n_classes] over ``classes`` (display names of the leaf classes, sorted).
+    ``labels`` is a boolean CSR [n_pairs, n_classes] over ``classes`` (display names of the leaf classes,
+    sorted); ``facts`` holds all facts of the pairs' scenes.
     """
 
     def __init__(self, split: str, n_scenes: int, seed: int = 0):
@@ -30,10 +35,12 @@ class MiniWorldDataset:
         self.scenes = [make_scene(seed, split, i) for i in range(n_scenes)]
         self.pairs: list[tuple[Scene, Caption]] = []
         self.ids: list[str] = []
-        for scene in self.scenes:
+        self._scene_of_pair: list[int] = []
+        for place, scene in enumerate(self.scenes):
             for number, caption in enumerate(scene.captions()):
                 self.pairs.append((scene, caption))
                 self.ids.append(f"{scene.id}/{number}")
+                self._scene_of_pair.append(place)
         self.image_ids = [scene.id for scene, _ in self.pairs]
         self.captions = [caption.text for _, caption in self.pairs]
         names = display_names()
@@ -47,6 +54,12 @@ class MiniWorldDataset:
         rows, columns = np.array(shown).T
         shape = (len(self.pairs), len(self.classes))
         self.labels = csr_array((np.ones(len(shown), bool), (rows, columns)), shape=shape)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is true of every pair's scene, matrix [n_pairs, n_facts]; drawn up at the first use."""
+        facts = scene_facts(self.scenes)
+        return facts._replace(matrix=facts.matrix[self._scene_of_pair])
 
     def __len__(self) -> int:
         return len(self.ids)

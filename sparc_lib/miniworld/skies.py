@@ -1,4 +1,4 @@
-"""Times of day and weather: the sky's colours, what hangs in it, what falls from it, and the light on everything."""
+"""Times of day and weather: the sky, what hangs in it, what falls from it, and the light on everything."""
 
 from __future__ import annotations
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import TypeVar
 
 from .glyphs import glyphs
 from .names import ancestors, branch_of, display_names
+
+T = TypeVar("T")
 
 OPENINGS = (
     "In this image there is",
@@ -81,12 +85,15 @@ _PLURAL = {
     "claw": "claws",
     "coconut": "coconuts",
     "ear": "ears",
+    "eye": "eyes",
     "fin": "fins",
     "flower": "flowers",
+    "foot": "feet",
     "horn": "horns",
     "leaf": "leaves",
     "leg": "legs",
     "oar": "oars",
+    "petal": "petals",
     "sail": "sails",
     "seed": "seeds",
     "shoe": "shoes",
@@ -111,6 +118,11 @@ _WEATHERS = {
     "snow": ("It is snowing", "snowy"),
     "rainbow": ("There is a rainbow", ""),
 }
+
+
+def chosen(options: Sequence[T], u: float) -> T:
+    """The option that a uniform number ``u`` in [0, 1) picks, all being equally likely."""
+    return options[int(u * len(options))]
 
 
 @cache
@@ -139,10 +151,11 @@ def article(text: str) -> str:
 
 
 @cache
-def part_phrase(part: str, kind: str, colour: str) -> str:
-    """A part as one says it: "long brown ears", "a white roof", "black hair"."""
-    words = " ".join(word for word in (kind, colour, _PLURAL.get(part, part)) if word)
-    return words if part in _PLURAL or part in _MASS else article(words)
+def part_words(part: str, look: str = "", article_needed: bool = True) -> str:
+    """A part as one says it: "long brown ears", "a white roof"; ``look`` is its kind and colour."""
+    text = " ".join(word for word in (look, _PLURAL.get(part, part)) if word)
+    one_of_many = article_needed and part not in _PLURAL and part not in _MASS
+    return article(text) if one_of_many else text
 
 
 def weather_sentence(time: str | None, weather: str | None) -> str:

@@ -22,7 +22,7 @@ def test_scenes_and_captions_are_the_pinned_ones():
 
 
 def test_pictures_are_the_pinned_ones():
-    # Pixels go through sines, which differ in the last bit between machines: pinned to a tenth of a gray level.
+    # Pixels go through sines, which differ in the last bit between machines: pinned to a tenth of a level.
     means = [make_scene(0, "encoder", index).image().mean((0, 1)).round(2).tolist() for index in range(6)]
     expected = [
         [158.82, 118.34, 110.46],
