@@ -17,7 +17,7 @@ from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerBase
 
 from ..drawing import SIZE
 from ..glyphs import glyphs
-from ..reader import caption_oracle
+from ..reader import readers_bound
 from ..scenes import make_scene
 from ..words import nouns
 from .loop import autocast
@@ -155,7 +155,7 @@ def retrieval_scores(image: Tensor, text: Tensor, split: str) -> dict[str, float
     similarity = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
     own = similarity.diagonal()
     scenes = [make_scene(WORLD_SEED, split, i) for i in range(len(image))]
-    bound = caption_oracle(scenes, [scene.captions()[0] for scene in scenes])
+    bound = readers_bound(scenes, [scene.captions()[0] for scene in scenes])
     image_to_text = float(((similarity >= own[:, None]).sum(1) == 1).float().mean())
     return {
         "image_to_text_r1": image_to_text,
