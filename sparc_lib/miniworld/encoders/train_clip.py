@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from ..captions import MAX_TOKENS
+from ..habits import MAX_TOKENS
 from ..scenes import make_scene
 from .evaluate import clip_scores
 from .loop import Options, Recipe, attend, autocast, command_line, log_participation, train
