@@ -32,8 +32,9 @@ def each(
     """
     if not tasks:
         return []
-    configured = hasattr(joblib.parallel._backend, "config")  # joblib's own record of a parallel_config
-    if n_jobs is None and not configured:
+    unnamed = joblib.parallel.default_parallel_config
+    config = getattr(joblib.parallel._backend, "config", unnamed)  # joblib's record of a parallel_config
+    if n_jobs is None and config["n_jobs"] is unnamed["n_jobs"]:
         n_jobs = usual_jobs()
     if n_jobs is not None:
         n_jobs = min(n_jobs, len(tasks))

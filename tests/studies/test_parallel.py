@@ -37,21 +37,23 @@ def test_no_tasks_no_results():
     assert each(who, [], "nothing", progress=False) == []
 
 
-@pytest.mark.parametrize("jobs, processes", [(1, 1), (2, 2)])
-def test_the_jobs_are_those_that_the_user_names(monkeypatch, jobs, processes):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_jobs_are_those_that_the_user_names(monkeypatch, jobs):
     """One as well: a user who asks for one job gets one, whatever is usual."""
     monkeypatch.setattr(parallel, "usual_jobs", lambda: 3)
     with joblib.parallel_config(backend="loky", n_jobs=jobs):
         found = each(who, [(0.3, number) for number in range(4)], "numbers", progress=False)
-    assert len({pid for _, pid, _ in found}) == processes
-    assert ({pid for _, pid, _ in found} == {os.getpid()}) == (jobs == 1)
+    pids = {pid for _, pid, _ in found}
+    assert len(pids) <= jobs and (os.getpid() in pids) == (jobs == 1)
 
 
 def test_without_a_word_there_are_as_many_jobs_as_usual(monkeypatch):
+    """Also after a `parallel_config` that is over."""
     monkeypatch.setattr(parallel, "usual_jobs", lambda: 2)
+    with joblib.parallel_config(n_jobs=1):
+        pass
     found = each(who, [(0.3, number) for number in range(4)], "numbers", progress=False)
-    pids = {pid for _, pid, _ in found}
-    assert os.getpid() not in pids and len(pids) <= 2  # on a busy machine one worker may take all
+    assert os.getpid() not in {pid for _, pid, _ in found}
 
 
 def test_the_backend_is_the_one_that_the_user_names():
