@@ -1,7 +1,9 @@
 """FeatureStore: contents, order, every way it can be broken, and the HDF5 import."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 
 import h5py
@@ -10,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from sparc_lib.files import DiskFullError
 from sparc_lib.store import FeatureStore, import_hdf5
 from sparc_lib.store.format import EncoderStamp, StoreError
 
@@ -367,6 +370,20 @@ def test_a_finished_store_is_replaced_only_on_request(store):
         "store"
     ]
     assert after.digest == FeatureStore.open(store.directory).digest
+
+
+@pytest.mark.parametrize("where", ["posix_fallocate", "fsync"])
+def test_a_full_disk_is_named_and_the_next_try_succeeds(tmp_path, where, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, full)
+        with pytest.raises(DiskFullError, match="store.*: the disk is full. Free space there"):
+            FeatureStore.create(tmp_path / "store", **contents())
+    assert not (tmp_path / "store").exists()
+    FeatureStore.create(tmp_path / "store", **contents()).verify()
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
 
 
 # --- the authors' HDF5 files ---
