@@ -87,10 +87,12 @@ def is_disk_full(error: BaseException, path: Path) -> bool:
     torch wraps the system's error in a RuntimeError without a number, or makes one of its own: so what caused
     an error is looked at, and then the free space.
     """
+    seen: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and cause not in seen:  # causes and contexts together can run in a circle
         if isinstance(cause, OSError) and cause.errno in FULL:
             return True
+        seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
     return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < FULL_BELOW
