@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..miniworld.captions import Caption, Oracle, caption_oracle
+from ..miniworld.captions import Caption
+from ..miniworld.reader import ReadersBound, readers_bound
 from ..miniworld.scenes import Scene
 from .pairs import PairedDataset
 
@@ -35,9 +36,9 @@ def known_scenes(data: PairedDataset, n: int | None = None) -> tuple[list[Scene]
     return [fact.scene for fact in known], [fact.caption for fact in known]
 
 
-def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> Oracle:
-    """`caption_oracle`, which needs facts: NaN where there are none."""
-    return caption_oracle(scenes, captions) if len(scenes) else Oracle(float("nan"), float("nan"))
+def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> ReadersBound:
+    """`readers_bound`, which needs facts: NaN where there are none."""
+    return readers_bound(scenes, captions) if len(scenes) else ReadersBound(float("nan"), float("nan"))
 
 
 def objects_per_image(data: PairedDataset) -> np.ndarray:
@@ -57,11 +58,15 @@ def caption_facts(data: PairedDataset) -> pd.Series:
     """
     facts = [data.facts(i) for i in range(len(data))]
     if None not in facts:
-        mentions = pd.DataFrame([mention for fact in facts for mention in fact.caption.mentions])
-        shares = mentions.notna().mean().drop("noun").rename(lambda name: f"its {name}")
+        captions = [fact.caption for fact in facts]
+        mentions = pd.DataFrame([mention for caption in captions for mention in caption.mentions])
+        told = mentions.rename(columns={"parts": "part"})
+        told["part"] = told["part"].map(lambda parts: parts or None)
+        shares = told.notna().mean().drop("noun").rename(lambda name: f"its {name}")
         shares = shares.sort_values(ascending=False)
         shares[AN_OBJECT] = len(mentions) / sum(len(fact.scene.objects) for fact in facts)
-        shares["the background"] = np.mean([fact.caption.background is not None for fact in facts])
+        for kind in ("background", "time", "weather"):
+            shares[f"the {kind}"] = np.mean([getattr(caption, kind) is not None for caption in captions])
         return shares
     names = [_words(name) for name in data.classes]
     named = [_says(_words(data.captions[row]), names[column]) for row, column in zip(*data.labels.nonzero())]

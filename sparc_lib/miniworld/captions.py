@@ -1,182 +1,131 @@
-"""Captions in the manner of Localized Narratives, the facts they state, and what a perfect reader could do
-with them.
-
-A describer walks over the scene, mostly starting with the main object, and says some of what is there: true,
-but
-incomplete, as people are. Every caption carries its facts, so the best possible retrieval score on a set of
-scenes (the *caption oracle*) can be computed, and an encoder's score be read as a share of it.
-"""
+"""Captions: what they state, and how it is put into words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from random import Random
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from . import words
+from .words import article, chosen, generic_nouns
 
-from .names import branch_of, display_names
 
-OPENINGS = (
-    "In this image there is",
-    "In this image we can see",
-    "In this picture there is",
-    "Here we can see",
-    "In the picture I can see",
-    "There is",
-)
-MORE = ("there is", "we can see", "I can see")
-SIDES = {"left": "on the left side", "centre": "in the centre", "right": "on the right side"}
-STANDING = {
-    "meadow": "on the grass",
-    "forest": "on the forest floor",
-    "beach": "on the sand",
-    "sea": "on the water",
-    "desert": "on the dry ground",
-    "snow": "on the snow",
-    "street": "on the road",
-    "room": "on the floor",
-}
-BEHIND = {
-    "meadow": ("hills and the sky", "green grass and the sky"),
-    "forest": ("trees", "a forest"),
-    "beach": ("the sea and the sky", "water and sand"),
-    "sea": ("the sky", "the sea"),
-    "desert": ("sand hills", "a desert and the sun"),
-    "snow": ("snowy mountains", "mountains"),
-    "street": ("buildings", "houses of a city"),
-    "room": ("a wall with a picture", "a wall"),
-}
+class PartMention(NamedTuple):
+    """What a caption says of one varying part; "" where it says nothing."""
+
+    part: str
+    kind: str
+    colour: str
+
+    def true_of(self, obj) -> bool:
+        """Whether ``obj`` (a SceneObject) has such a part."""
+        return any(
+            look.part == self.part and self.kind in ("", look.kind) and self.colour in ("", look.colour)
+            for look in obj.looks
+        )
 
 
 class Mention(NamedTuple):
     """What a caption says of one object; None where it says nothing."""
 
-    noun: str  # a leaf class, or a branch of the taxonomy ("animal") when the describer is vague
+    noun: str  # a leaf class, or a group of the taxonomy ("animal") when the describer is vague
     colour: str | None = None
     texture: str | None = None
     size: str | None = None
     side: str | None = None
+    parts: tuple[PartMention, ...] = ()
 
     def true_of(self, obj) -> bool:
         """Whether ``obj`` (a SceneObject) is as the mention says."""
         return (
-            self.noun in (obj.name, branch_of(obj.name))
+            (self.noun == obj.name or self.noun in generic_nouns(obj.name))
             and self.colour in (None, obj.colour)
             and self.texture in (None, obj.texture)
             and self.size in (None, obj.size)
             and self.side in (None, obj.side)
+            and all(part.true_of(obj) for part in self.parts)
         )
 
 
 class Caption(NamedTuple):
-    """A text and the facts it states."""
+    """A text and what it states; None where it says nothing."""
 
     text: str
     mentions: tuple[Mention, ...]
-    background: str | None
+    background: str | None = None
+    time: str | None = None
+    weather: str | None = None
+    standing: bool = False  # the background is told by what the first object stands on
 
     def true_of(self, scene) -> bool:
         """Whether every stated fact holds in ``scene``."""
-        return self.background in (None, scene.background) and all(
-            any(m.true_of(o) for o in scene.objects) for m in self.mentions
+        return (
+            self.background in (None, scene.background)
+            and self.time in (None, scene.time)
+            and self.weather in (None, scene.weather)
+            and all(any(mention.true_of(obj) for obj in scene.objects) for mention in self.mentions)
         )
 
 
-@cache
-def nouns() -> dict[str, str]:
-    """Class or branch name -> the words used for it."""
-    return {label[3:]: name.lower() for label, name in display_names().items()} | {
-        "household_item": "household item",
-        "food": "food item",
-    }
+class Wording(NamedTuple):
+    """Uniform random numbers that choose words and change nothing of what is said."""
+
+    opening: float
+    behind: float
+    see: float
+    joins: Sequence[
+        bool
+    ]  # for every mention: whether it is joined to the first sentence, if it is the second
+    verbs: Sequence[float]  # for every mention
 
 
-def _phrase(m: Mention) -> str:
-    look = [w for w in (m.texture, m.colour) if w]
-    if look and branch_of(m.noun) == "person":  # it is the clothes that are red
-        text = " ".join([m.size] * bool(m.size) + [nouns()[m.noun], "in", *look])
-    else:
-        text = " ".join([m.size] * bool(m.size) + look + [nouns()[m.noun]])
-    return ("an " if text[0] in "aeiou" else "a ") + text
+def put_into_words(caption: Caption, wording: Wording) -> Caption:
+    """``caption`` with its text."""
+    return caption._replace(text=" ".join(_sentences(caption, wording)))
 
 
-def _mention(obj, rng: Random, main: bool) -> Mention:
-    vague = rng.random() < (0.04 if main else 0.10)
-    return Mention(
-        branch_of(obj.name) if vague else obj.name,
-        obj.colour if rng.random() < (0.7 if main else 0.4) else None,
-        obj.texture if obj.texture != "plain" and rng.random() < 0.4 else None,
-        obj.size if main and rng.random() < 0.2 else None,
-        obj.side if rng.random() < (0.3 if main else 0.25) else None,
-    )
+def n_tokens(text: str) -> int:
+    """Words and full stops of a caption."""
+    return text.count(" ") + 1 + text.count(".")
 
 
-def _describe(scene, rng: Random) -> Caption:
-    main = scene.objects[scene.main]
-    rest = [o for i, o in enumerate(scene.objects) if i != scene.main]
-    rng.shuffle(rest)
-    told = [main] + [o for o in rest if rng.random() < 0.75]
-    if len(told) > 1 and rng.random() < 0.15:  # some describers do not begin with the main object
-        told[0], told[1] = told[1], told[0]
-    mentions = tuple(_mention(o, rng, o is main) for o in told)
-    background = scene.background if rng.random() < 0.75 else None
-    first = mentions[0]
-    text = f"{rng.choice(OPENINGS)} {_phrase(first)}"
+def _sentences(caption: Caption, wording: Wording) -> Iterator[str]:
+    first, *rest = caption.mentions
+    verbs = list(wording.verbs[1:])
+    text = f"{chosen(words.OPENINGS, wording.opening)} {_phrase(first)}"
     if first.side:
-        text += f" {SIDES[first.side]}"
-    inline = background is not None and rng.random() < 0.5 and told[0].y > scene.horizon
-    if inline:
-        text += f" {STANDING[background]}"
-    sentences = [text + "."]
-    for m in mentions[1:]:
-        if m.side:
-            sentences.append(f"{SIDES[m.side].capitalize()} {rng.choice(MORE)} {_phrase(m)}.")
-        elif len(sentences) == 1 and rng.random() < 0.4:
-            sentences[0] = sentences[0][:-1] + f" and {_phrase(m)}."
+        text += f" {words.SIDES[first.side]}"
+    if caption.standing:
+        text += f" {words.STANDING[caption.background]}"
+    if rest and not rest[0].side and wording.joins[1]:
+        text += f" and {_phrase(rest[0])}"
+        rest, verbs = rest[1:], verbs[1:]
+    yield text + "."
+    for mention, verb in zip(rest, verbs):
+        if mention.side:
+            side = words.SIDES[mention.side].capitalize()
+            yield f"{side} {chosen(words.MORE, verb)} {_phrase(mention)}."
         else:
-            sentences.append(
-                f"{rng.choice(('Beside it', 'Next to it', 'We also see', 'There is also'))} {_phrase(m)}."
-            )
-    if background and not inline:
-        sentences.append(f"In the background {rng.choice(MORE)} {rng.choice(BEHIND[background])}.")
-    return Caption(" ".join(sentences), mentions, background)
+            yield f"{chosen(words.NEXT, verb)} {_phrase(mention)}."
+    if caption.background and not caption.standing:
+        behind = chosen(words.BEHIND[caption.background], wording.behind)
+        yield f"In the background {chosen(words.SEE, wording.see)} {behind}."
+    if caption.time or caption.weather:
+        yield words.weather_sentence(caption.time, caption.weather)
 
 
-def captions_of(scene) -> list[Caption]:
-    """One caption of ``scene``, for three scenes in ten two, deterministic by the scene's own seed."""
-    rng = Random(scene.caption_seed)
-    return [_describe(scene, rng) for _ in range(2 if rng.random() < 0.3 else 1)]
-
-
-class Oracle(NamedTuple):
-    """Expected R@1 of a reader who knows every fact stated and sees every scene perfectly, ties broken at
-    random."""
-
-    text_to_image: float
-    image_to_text: float
-
-
-def caption_oracle(scenes: Sequence, captions: Sequence[Caption]) -> Oracle:
-    """The best retrieval possible between ``scenes`` [n] and one caption of each, ``captions`` [n].
-
-    A caption that is true of m scenes finds its own with probability 1/m. A scene prefers, among the
-    captions true of it, those true of fewest scenes (by Bayes' rule the likeliest to have been said of it).
-    """
-    candidates: dict[str, set[int]] = {}
-    for i, scene in enumerate(scenes):
-        for obj in scene.objects:
-            for noun in (obj.name, branch_of(obj.name)):
-                candidates.setdefault(noun, set()).add(i)
-    true = np.zeros((len(captions), len(scenes)), bool)
-    for j, caption in enumerate(captions):
-        for i in set.intersection(*(candidates[m.noun] for m in caption.mentions)):
-            true[j, i] = caption.true_of(scenes[i])
-    spread = true.sum(1)
-    to_image = float((1 / spread).mean())
-    to_text = 0.0
-    for i in range(len(scenes)):
-        fitting = spread[true[:, i]]
-        to_text += (spread[i] == fitting.min()) / (fitting == fitting.min()).sum()
-    return Oracle(to_image, float(to_text / len(scenes)))
+def _phrase(mention: Mention) -> str:
+    """An object as one says it: "a large spotted dog with long ears", "a man in a red shirt with a hat"."""
+    look = [word for word in (mention.texture, mention.colour) if word]
+    size = [mention.size] if mention.size else []
+    noun = words.nouns()[mention.noun]
+    clothes = words.garment(mention.noun)
+    if not clothes:
+        text = " ".join([*size, *look, noun])
+    else:
+        text = " ".join([*size, noun])
+        if look:
+            worn = " ".join([*look, clothes])
+            text += " in " + (worn if clothes == "clothes" else article(worn))
+    parts = [words.part_words(p.part, f"{p.kind} {p.colour}".strip()) for p in mention.parts]
+    with_parts = " with " + " and ".join(parts) if parts else ""
+    return article(text) + with_parts

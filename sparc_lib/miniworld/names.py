@@ -6,7 +6,7 @@ import csv
 import json
 from functools import cache
 
-from .drawing import WORLD
+from .glyphs import WORLD
 
 
 @cache
@@ -23,15 +23,25 @@ def display_names() -> dict[str, str]:
 
 
 @cache
-def _branches() -> dict[str, str]:
-    def leaves(node: dict) -> list[str]:
-        below = node.get("Subcategory", [])
-        return [leaf for child in below for leaf in leaves(child)] if below else [node["LabelName"][3:]]
+def _ancestors() -> dict[str, tuple[str, ...]]:
+    out: dict[str, tuple[str, ...]] = {}
 
-    branches = {node["LabelName"][3:]: node for node in hierarchy()["Subcategory"]}
-    return {leaf: name for name, node in branches.items() for leaf in [name, *leaves(node)]}
+    def visit(node: dict, above: tuple[str, ...]) -> None:
+        name = node["LabelName"][3:]
+        out[name] = tuple(dict.fromkeys(out.get(name, ()) + above))
+        for child in node.get("Subcategory", []):
+            visit(child, above + (name,))
+
+    for branch in hierarchy()["Subcategory"]:
+        visit(branch, ())
+    return out
+
+
+def ancestors(name: str) -> tuple[str, ...]:
+    """The groups that a class belongs to, from the broadest: ``tulip`` -> ``plant``, ``flowering_plant``."""
+    return _ancestors()[name]
 
 
 def branch_of(name: str) -> str:
-    """The main branch of the taxonomy a class belongs to: ``dog`` -> ``animal``."""
-    return _branches()[name]
+    """The main branch of the taxonomy a class or group belongs to: ``dog`` -> ``animal``."""
+    return (*ancestors(name), name)[0]

@@ -10,7 +10,7 @@ from sparc_lib.data import coco, open_images
 from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.data.instances import exhibit
 from sparc_lib.data.knowledge import caption_facts, known_oracle, known_scenes, objects_per_image, one_image
-from sparc_lib.miniworld.captions import caption_oracle
+from sparc_lib.miniworld.reader import readers_bound
 from sparc_lib.miniworld.scenes import make_scene
 from sparc_lib.notebook import overview as plots_overview
 from sparc_lib.notebook.features import recall_curve
@@ -30,9 +30,8 @@ def sets(tmp_path_factory):
 
 def test_scenes_are_facts_and_photographs_are_not(sets):
     scenes, said = known_scenes(sets["world"], 9)
-    assert scenes == [make_scene(0, "test", i) for i in range(9)] and known_oracle(
-        scenes, said
-    ) == caption_oracle(scenes, said)
+    assert scenes == [make_scene(0, "test", i) for i in range(9)]
+    assert known_oracle(scenes, said) == readers_bound(scenes, said)
     assert all(caption.true_of(scene) for scene, caption in zip(scenes, said))
     for name in ("coco", "open_images"):
         assert known_scenes(sets[name]) == ([], []) and np.isnan(known_oracle([], [])).all()

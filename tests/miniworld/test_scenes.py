@@ -1,6 +1,6 @@
 """The miniature world: what a scene promises, its pixels and masks keep."""
 
-import hashlib
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -8,34 +8,22 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from sparc_lib.miniworld.backdrops import BACKGROUNDS
-from sparc_lib.miniworld.captions import Caption, Mention, caption_oracle
-from sparc_lib.miniworld.drawing import SIZE, glyphs
-from sparc_lib.miniworld.names import branch_of, display_names, hierarchy
+from sparc_lib.miniworld.backdrops import BACKDROPS, BACKGROUNDS
+from sparc_lib.miniworld.drawing import SIZE
+from sparc_lib.miniworld.glyphs import COLOURS, drawing, glyphs
+from sparc_lib.miniworld.names import ancestors, branch_of, display_names, hierarchy
 from sparc_lib.miniworld.scenes import FREQUENCY_ORDER, SPLITS, MiniWorldDataset, make_scene
+from sparc_lib.miniworld.skies import TIMES, WEATHERS
 from sparc_lib.taxonomy import Taxonomy
 
 SCENES = [make_scene(0, "val", i) for i in range(400)]
 
 
-def test_world_is_the_same_on_every_machine():
-    facts = hashlib.sha256()
-    for i in range(40):
-        scene = make_scene(0, "val", i)
-        facts.update((repr(scene) + repr(scene.captions())).encode())
-        assert np.array_equal(scene.image(), make_scene(0, "val", i).image())
-    # Pinned: the shipped encoders were trained on this world. Pixels go through sines, so they are pinned
-    # loosely.
-    assert facts.hexdigest().startswith("f05b841d6a7de28d")
-    assert [float(s.image().mean()) for s in SCENES[:3]] == pytest.approx([168.68, 164.08, 155.36], abs=0.2)
-    # What scene 0 shows is part of the data set's identity: the shipped encoders were trained on this world.
-    main = SCENES[0].objects[SCENES[0].main]
-    assert (main.name, main.colour, main.texture, SCENES[0].background) == (
-        "tree",
-        "orange",
-        "plain",
-        "meadow",
-    )
+def test_scenes_are_the_same_again():
+    for scene in SCENES[:40]:
+        again = make_scene(0, "val", scene.index)
+        assert again == scene and np.array_equal(again.image(), scene.image())
+        assert again.captions() == scene.captions()
 
 
 def test_splits_and_seeds_differ():
@@ -46,19 +34,53 @@ def test_splits_and_seeds_differ():
 
 
 def test_taxonomy_covers_the_glyphs():
-    assert len(glyphs()) >= 48 and set(FREQUENCY_ORDER) == set(glyphs())
+    assert len(glyphs()) >= 100
+    assert sorted(FREQUENCY_ORDER) == sorted(glyphs())
     taxonomy = Taxonomy.from_open_images(hierarchy(), [f"/w/{name}" for name in glyphs()])
-    assert taxonomy.max_depth >= 4
-    assert len(BACKGROUNDS) >= 6
-    assert {branch_of(name) for name in glyphs()} >= {
-        "animal",
-        "vehicle",
-        "plant",
-        "food",
-        "person",
-        "building",
-    }
-    assert all(f"/w/{name}" in display_names() for name in glyphs())
+    assert 3 <= taxonomy.max_depth <= 5
+    assert len(BACKGROUNDS) >= 12
+    branches = {branch_of(name) for name in glyphs()}
+    assert branches >= {"animal", "vehicle", "plant", "food", "person", "building", "household_item"}
+    for name in glyphs():
+        assert f"/w/{name}" in display_names()
+        assert 2 <= len(ancestors(name)) + 1 <= 5
+
+
+def test_the_files_of_the_world_hang_together():
+    for name, glyph in glyphs().items():
+        assert set(glyph.lives) <= set(BACKGROUNDS) and set(glyph.colours) <= set(COLOURS), name
+        assert 1 <= len(glyph.features) <= 4, name
+        conditions = {(line.part_shown, line.kind) for line in glyph.lines if line.part_shown}
+        for feature in glyph.features:
+            assert 0 < feature.chance <= 1
+            assert len(feature.colours) != 1  # the main colour may be that one
+            assert set(feature.colours) <= set(COLOURS)
+            assert len(feature.kinds) != 1
+            for kind in feature.kinds:
+                assert (feature.part, kind) in conditions, (name, feature.part, kind)
+            if feature.chance < 1:
+                assert (feature.part, "") in conditions, (name, feature.part)
+            if feature.colours:
+                assert feature.part in {line.paint for line in glyph.lines}, (name, feature.part)
+            assert feature.part in glyph.parts, (name, feature.part)
+
+
+def test_every_kind_of_a_part_is_seen():
+    """Kinds and presence of a part change the drawing, and the part is there when the object has it."""
+    for name, glyph in glyphs().items():
+        usual = {feature.part: (*feature.kinds, "")[0] for feature in glyph.features}
+        for feature in glyph.features:
+            variants = [
+                drawing(name, tuple((usual | {feature.part: kind}).items()))
+                for kind in feature.kinds or ("",)
+            ]
+            for variant in variants:
+                assert feature.part in {shape.part for shape in variant.shapes}
+            if feature.chance < 1:
+                without = {part: kind for part, kind in usual.items() if part != feature.part}
+                variants.append(drawing(name, tuple(without.items())))
+            drawn = {(variant.points.tobytes(), variant.shapes) for variant in variants}
+            assert len(drawn) == len(variants), (name, feature.part)
 
 
 def test_scene_statistics():
@@ -66,14 +88,33 @@ def test_scene_statistics():
     assert set(counts) == {1, 2, 3, 4}
     for scene in SCENES:
         main = scene.objects[scene.main]
+        assert main.key == 0 and sorted(o.key for o in scene.objects) == list(range(len(scene.objects)))
         assert SIZE / 3 <= max(main.width, main.height) <= SIZE * 2 / 3
         assert len({o.name for o in scene.objects}) == len(scene.objects)
         bottoms = [o.y + o.height / 2 for o in scene.objects]
         assert bottoms == sorted(bottoms)
-    seen = Counter(o.name for s in (make_scene(0, "train", i) for i in range(3000)) for o in s.objects)
-    ranks = {name: i for i, name in enumerate(FREQUENCY_ORDER)}
-    common, rare = (sum(seen[n] for n in FREQUENCY_ORDER[part]) for part in (slice(0, 10), slice(-10, None)))
-    assert common > 4 * rare and min(seen[n] for n in ranks) > 0
+        assert (scene.weather == "") == (BACKDROPS[scene.background].kind in ("indoors", "below"))
+        assert not (scene.weather == "rainbow" and scene.time == "night")
+        for obj in scene.objects:
+            assert all(look.colour != obj.colour for look in obj.looks)
+
+
+def test_frequencies_and_company():
+    scenes = [make_scene(0, "train", i) for i in range(4000)]
+    seen = Counter(o.name for s in scenes for o in s.objects)
+    common = sum(seen[name] for name in FREQUENCY_ORDER[:12])
+    rare = sum(seen[name] for name in FREQUENCY_ORDER[-12:])
+    assert common > 3 * rare
+    assert min(seen[name] for name in glyphs()) >= 0.004 * 4000
+    assert {s.time for s in scenes} == set(TIMES) and {s.weather for s in scenes} == {*WEATHERS, ""}
+    for background in BACKGROUNDS:
+        here = [s for s in scenes if s.background == background]
+        assert len(here) >= 0.007 * 4000, background
+        classes = Counter(o.name for s in here for o in s.objects)
+        most = classes.most_common(1)[0][1] / len(here)
+        assert most < (0.5 if background == "underwater" else 0.3), (
+            background
+        )  # no class stands for its background
 
 
 def test_masks_are_where_the_pixels_change():
@@ -86,7 +127,7 @@ def test_masks_are_where_the_pixels_change():
             near = binary_dilation(masks.instances[number], iterations=2)
             assert (changed & ~near).sum() <= 2  # a tongue may be thinner than a pixel
             if masks.instances[number].sum() > 60:  # and most of them do
-                assert (changed & masks.instances[number]).sum() > 0.5 * masks.instances[number].sum()
+                assert (changed & masks.instances[number]).sum() > 0.4 * masks.instances[number].sum()
 
 
 def test_parts_tile_their_objects():
@@ -97,36 +138,41 @@ def test_parts_tile_their_objects():
         for number, obj in enumerate(scene.objects):
             parts = np.stack([m for (n, _), m in masks.parts.items() if n == number])
             assert parts.sum(0).max() <= 1 and (parts.any(0) == masks.instances[number]).all()
-            assert {p for (n, p) in masks.parts if n == number} == set(glyphs()[obj.name].parts)
+            drawn = {part for (n, part) in masks.parts if n == number}
+            assert drawn == {shape.part for shape in drawing(obj.name, obj.kinds).shapes}
+            assert {look.part for look in obj.looks} <= drawn <= set(glyphs()[obj.name].parts)
 
 
-def test_captions_state_only_facts():
-    captions = [(s, c) for s in SCENES for c in s.captions()]
-    assert all(caption.true_of(scene) for scene, caption in captions)
-    assert 1.2 < len(captions) / len(SCENES) < 1.4
-    told = np.mean([len(c.mentions) / len(s.objects) for s, c in captions])
-    assert 0.6 < told < 0.95  # incomplete, as people's are
-    assert len({c.text for _, c in captions}) > 0.8 * len(captions)
+def test_night_keeps_objects_visible():
+    """At night an object stands out from what is behind it about as often as by day."""
+
+    def contrast(scene):
+        masks = scene.masks()
+        visible = masks.instances[scene.main]
+        ring = binary_dilation(visible, iterations=4) & ~masks.instances.any(0)
+        image = scene.image().astype(float)
+        return np.abs(image[visible].mean(0) - image[ring].mean(0)).max()
+
+    scenes = [s for s in SCENES[:120] if s.masks().instances[s.main].sum() > 200]
+    by_night = [contrast(replace(s, time="night", weather=s.weather and "clear")) for s in scenes]
+    by_day = [contrast(replace(s, time="day", weather=s.weather and "clear")) for s in scenes]
+    assert np.median(by_night) > 40 and np.median(by_night) > 0.5 * np.median(by_day)
+    assert np.mean(np.array(by_night) < 10) < 0.1
 
 
-def test_mention_is_false_of_other_objects():
-    obj = SCENES[0].objects[0]
-    assert Mention(obj.name, obj.colour, obj.texture, None, obj.side).true_of(obj)
-    assert Mention(branch_of(obj.name)).true_of(obj)
-    assert not Mention("whale" if obj.name != "whale" else "dog").true_of(obj)
-    assert not Mention(obj.name, "blue" if obj.colour != "blue" else "red").true_of(obj)
-
-
-def test_oracle_on_a_case_done_by_hand():
-    dog, cat = (replace(SCENES[0].objects[0], name=name, colour="black") for name in ("dog", "cat"))
-    scenes = [replace(SCENES[0], objects=(o,), main=0) for o in (dog, cat)]
-    sharp = [Caption("", (Mention("dog"),), None), Caption("", (Mention("cat"),), None)]
-    assert caption_oracle(scenes, sharp) == (1.0, 1.0)
-    vague = [Caption("", (Mention("animal"),), None), Caption("", (Mention("cat"),), None)]
-    # "animal" fits both scenes: found with 1/2. The cat's scene prefers the caption that says "cat".
-    assert caption_oracle(scenes, vague) == (0.75, 1.0)
-    same = [Caption("", (Mention("animal"),), None)] * 2
-    assert caption_oracle(scenes, same) == (0.5, 0.5)
+def test_a_thousand_scenes_a_second():
+    """The bar is 1,000 scenes/s on a quiet core; a busy machine and a cold cache are granted a factor of 2.5."""
+    for scene in SCENES:  # every glyph drawn once
+        scene.image()
+    fastest = np.inf
+    for _ in range(5):
+        started = time.process_time()
+        for i in range(100):
+            scene = make_scene(0, "train", i)
+            scene.image()
+            scene.captions()
+        fastest = min(fastest, time.process_time() - started)
+    assert 100 / fastest > 400
 
 
 def test_dataset_pairs():

@@ -1,287 +1,237 @@
 """Train the mini DINOv2 from scratch: ``python -m sparc_lib.miniworld.encoders.train_dino``.
 
 A Dinov2WithRegisters network that never sees a label or a caption. It is taught by a slow copy of itself,
-whose weights are a moving average of the student's. The teacher sees a whole scene, zoomed, mirrored and
-recoloured at
-random; the student sees only a window of patches, once of the same view with some patches masked, once of a
-second
-view. From either window its CLS token must find the teacher's CLS token of the same scene among all scenes
-of the
-batch, and its masked patches the teacher's patch at the same place among all masked patches: a contrastive
-form of
-local-to-global self-distillation, which cannot collapse and learns within the compute of a laptop. Resumes
-from its last checkpoint; writes a ``from_pretrained`` folder.
+whose weights are a moving average of the student's. Of every scene there are two pictures, as from a film: a
+while later the same things have moved, and the camera too. The teacher sees one of them, zoomed, mirrored and
+recoloured at random; the student sees only a window of patches, once of the teacher's view with some patches
+masked, once of the other. Three losses: its CLS token must find the teacher's CLS token of the same scene
+among all scenes of the batch; its masked patches must find the teacher's patch at the same place; and from
+its CLS token it must tell the bag of visual words of the whole scene, words being teacher's patches of recent
+batches (as OBoW, arXiv:2012.11552). A term on the CLS tokens keeps their variance spread over many
+directions. What is shipped is the teacher, as a ``from_pretrained`` folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
-import time
 from copy import deepcopy
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from ...paths import WEIGHTS, data_root
-from .evaluate import image_features, probe_map, split_labels
-from .loop import append_log, batch_rows, pixels, rendered, save_checkpoint, schedule, trim_log
+from .evaluate import dino_scores
+from .loop import Options, Recipe, attend, autocast, command_line, log_participation, train
+from .pictures import GRID, MEAN, STD, patches, pick
 
-log = logging.getLogger(__name__)
-SEED, BATCH, LEARNING_RATE, WARMUP = 0, 128, 1.0e-3, 200
-CLS_TEMPERATURE, PATCH_TEMPERATURE, MASKED = (
-    0.1,
-    0.2,
-    0.35,
-)  # of the contrasts; share of a window's patches masked
-GRID, REGISTERS = 12, 4  # patches a side of a scene; register tokens
-WINDOW, WINDOW_DECAY = 6, 9  # patches a side of the student's window, before and in the decay
-CONFIG = dict(
-    hidden_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    mlp_ratio=4,
-    image_size=96,
-    patch_size=8,
-    num_register_tokens=REGISTERS,
-    layerscale_value=1.0,
-    drop_path_rate=0.0,
-    attn_implementation="sdpa",
-)
-MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
-
-
-def normalise(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] -> what the network sees."""
-    return (x - torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)) / torch.tensor(
-        STD, device=x.device
-    ).view(1, 3, 1, 1)
+CLS_TEMPERATURE, PATCH_TEMPERATURE, WORD_TEMPERATURE = 0.1, 0.2, 0.05  # of the contrasts
+MASKED = 0.35  # share of a window's patches that are masked
+REGISTERS, HEADS = 4, 4
+# From this share of the budget on: patches that the teacher sees, patches a side of the student's window, and
+# how many of those it sees. With CLS and registers they make a multiple of 16 tokens, which AMX multiplies
+# far faster than other numbers.
+SEEN = ((0.0, 91, 7, 43), (0.85, 139, 9, 75))
+WORDS, NEW_WORDS = 1024, 16  # visual words, and how many are replaced at every step
+BAG, SPREAD = 1.0, 0.2  # weights of the bag of words and of the term on the covariance
+CONFIG = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": HEADS,
+    "mlp_ratio": 4,
+    "image_size": 96,
+    "patch_size": 8,
+    "num_register_tokens": REGISTERS,
+    "layerscale_value": 1.0,
+    "drop_path_rate": 0.0,
+}
+PREPROCESS = {
+    "image_processor_type": "BitImageProcessor",
+    "do_resize": True,
+    "size": {"height": 96, "width": 96},
+    "do_center_crop": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [MEAN] * 3,
+    "image_std": [STD] * 3,
+    "resample": 3,
+    "do_convert_rgb": True,
+}
 
 
 def view(x: Tensor, generator: torch.Generator) -> Tensor:
     """A random view of each scene, [B, 3, 96, 96] -> same: zoom 1 to 1.4, shift, mirror, recolour."""
-    b = len(x)
+    b, device = len(x), x.device
     u = torch.rand(b, 8, generator=generator)
     zoom = 1 / (1 + 0.4 * u[:, 0])
     theta = torch.zeros(b, 2, 3)
     theta[:, 0, 0] = zoom * torch.where(u[:, 1] < 0.5, -1.0, 1.0)
     theta[:, 1, 1] = zoom
     theta[:, :, 2] = (1 - zoom)[:, None] * (2 * u[:, 2:4] - 1)
-    x = F.grid_sample(
-        x,
-        F.affine_grid(theta, list(x.shape), align_corners=False),
-        align_corners=False,
-        padding_mode="reflection",
-    )
+    grid = F.affine_grid(theta.to(device), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, align_corners=False, padding_mode="reflection")
     gain = 0.7 + 0.6 * torch.rand(b, 3, generator=generator)
     mix = torch.eye(3).repeat(b, 1, 1)
     swap = u[:, 4] < 0.5  # colours may trade places: shape must be learned
     order = torch.rand(b, 3, generator=generator).argsort(1)
     mix[swap] = F.one_hot(order[swap], 3).float()
     mix[u[:, 5] < 0.15] = 1 / 3  # now and then no colour at all
-    x = torch.einsum("bij,bjhw->bihw", mix * gain[:, :, None], x) + (0.3 * u[:, 6] - 0.15).view(b, 1, 1, 1)
-    return x.clamp(0, 1)
+    mix = (mix * gain[:, :, None]).to(device)
+    light = (0.3 * u[:, 6] - 0.15).view(b, 1, 1).to(device)
+    return torch.baddbmm(light, mix, x.flatten(2)).view_as(x).clamp(0, 1)
 
 
-def window(b: int, side: int, generator: torch.Generator) -> Tensor:
-    """For each view the patch numbers of a random square of side x side patches, [B, side**2]."""
+def window(b: int, side: int, n: int, generator: torch.Generator) -> Tensor:
+    """For each view the numbers of n patches of a random square of side x side patches, [B, n]."""
     corner = torch.randint(0, GRID - side + 1, (b, 2), generator=generator)
     square = (torch.arange(side)[:, None] * GRID + torch.arange(side)).flatten()
-    return (corner[:, 0] * GRID + corner[:, 1])[:, None] + square
+    some = torch.rand(b, side * side, generator=generator).argsort(1)[:, :n]
+    return (corner[:, 0] * GRID + corner[:, 1])[:, None] + square[some]
 
 
-class Learner(nn.Module):
-    """The network with the heads that training needs; the heads are not shipped."""
+def head() -> nn.Sequential:
+    """What stands between a token and the space in which it is compared; not shipped."""
+    return nn.Sequential(nn.Linear(128, 512), nn.LayerNorm(512), nn.GELU(), nn.Linear(512, 128))
+
+
+class Network(nn.Module):
+    """The backbone with the heads that training needs, shown only some patches of each scene."""
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**CONFIG))
-        head = lambda: nn.Sequential(nn.Linear(128, 512), nn.LayerNorm(512), nn.GELU(), nn.Linear(512, 128))  # noqa: E731
-        self.cls_head, self.patch_head = head(), head()
+        self.cls_head, self.patch_head, self.bag_head, self.word_head = head(), head(), head(), head()
+        self.predictor = head()
 
-    def tokens(
-        self, x: Tensor, rows: Tensor | None = None, masked: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """CLS [B, 128] and patches [B, n, 128] of views that show only the patches ``rows`` [B, n] (None:
-        all)."""
-        full = None
+    def forward(self, tiles: Tensor, places: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Patches [B, n, 192] at places [B, n] -> CLS [B, 128] and patch tokens [B, n, 128].
+
+        `masked`, bool [B, n]: patches whose content is hidden.
+        """
+        embeddings = self.backbone.embeddings
+        projection = embeddings.patch_embeddings.projection
+        x = F.linear(tiles, projection.weight.flatten(1), projection.bias)
         if masked is not None:
-            full = torch.zeros(len(x), GRID * GRID, dtype=torch.bool).scatter_(1, rows, masked)
-        embedded = self.backbone.embeddings(x, full)
-        fixed, patches = embedded[:, : 1 + REGISTERS], embedded[:, 1 + REGISTERS :]
-        if rows is not None:
-            patches = patches.gather(1, rows[..., None].expand(-1, -1, patches.shape[-1]))
-        out = self.backbone.encoder(torch.cat([fixed, patches], 1), attention_mask=None).last_hidden_state
-        out = self.backbone.layernorm(out)
-        return out[:, 0], out[:, 1 + REGISTERS :]
+            x = torch.where(masked[..., None], embeddings.mask_token.to(x.dtype), x)
+        x = x + embeddings.position_embeddings[0, 1:][places]
+        first = embeddings.cls_token + embeddings.position_embeddings[:, :1]
+        first = torch.cat([first, embeddings.register_tokens], 1).expand(len(x), -1, -1)
+        x = torch.cat([first.to(x.dtype), x], 1)
+        for layer in self.backbone.encoder.layer:
+            x = _run(layer, x)
+        x = self.backbone.layernorm(x)
+        return x[:, 0], x[:, 1 + REGISTERS :]
+
+
+def _run(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's own forward with one product for query, key, value and without its scales, which stay 1."""
+    b, t, width = x.shape
+    attention = layer.attention
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+    projected = F.linear(layer.norm1(x), weight, bias)
+    query, key, value = projected.view(b, t, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
+    mixed = attend(query, key, value).transpose(1, 2).reshape(b, t, width)
+    x = x + attention.o_proj(mixed)
+    return x + layer.mlp(layer.norm2(x))
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of finding row i of the teacher [n, d] from row i of the student [n, d], by cosine."""
-    logits = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / temperature
-    return F.cross_entropy(logits, torch.arange(len(logits)))
+    logits = cosine(student, teacher) / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
-def loss_terms(
-    student: Learner, predictor: nn.Module, teacher: Learner, x: Tensor, side: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The CLS and the patch loss of one batch of scenes [B, 3, 96, 96], the student seeing side x side
-    patches."""
-    b = len(x)
-    views = normalise(torch.cat([view(x, generator), view(x, generator)]))
-    rows = window(2 * b, side, generator)
-    masked = torch.rand(rows.shape, generator=generator).argsort(1) < int(MASKED * rows.shape[1])
-    masked[b:] = False
-    with torch.no_grad():
-        target_cls, target_patch = teacher.tokens(views[:b])
-        target_cls = teacher.cls_head(target_cls)
-        scene, place = masked[:b].nonzero(as_tuple=True)
-        some = torch.randperm(len(scene), generator=generator)[:1024]
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines of rows [n, d] and [m, d], float32 [n, m]."""
+    return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
+
+
+class Dino(Recipe):
+    """Self-distillation from windows to whole scenes."""
+
+    name = "dino"
+    batch = 128
+    frames = 2
+    learning_rate = 1.0e-3
+    averaging = 0.99
+
+    def prepare(self, options: Options) -> None:
+        self.device = options.device
+        self.model = Network()
+        self.model.register_buffer("words", F.normalize(torch.randn(WORDS, 128), dim=1))
+
+    def losses(
+        self, images: Tensor, rows: Tensor, average: nn.Module, progress: float, draw: torch.Generator
+    ) -> dict[str, Tensor]:
+        b, device = len(images), images.device
+        n_teacher, side, n_student = [numbers for start, *numbers in SEEN if progress >= start][-1]
+        if torch.rand(1, generator=draw) < 0.5:
+            images = images.flip(1)
+        views = (torch.cat([view(frame.float() / 255, draw) for frame in images.unbind(1)]) - MEAN) / STD
+        seen = window(b, GRID, n_teacher, draw)
+        places = window(2 * b, side, n_student, draw)
+        masked = torch.rand(places.shape, generator=draw) < MASKED
+        masked[b:] = False
+        where = torch.full((b, GRID * GRID), -1).scatter(1, seen, torch.arange(n_teacher).expand(b, -1))
+        in_teacher = where.gather(1, places[:b])  # number of the patch among those the teacher sees, or -1
+        scene, place = (masked[:b] & (in_teacher >= 0)).nonzero(as_tuple=True)
+        some = torch.randperm(len(scene), generator=draw)[:1024]
         scene, place = scene[some], place[some]
-        target = teacher.patch_head(target_patch[scene, rows[scene, place]])
-    cls, patch = student.tokens(views, rows, masked)
-    cls = predictor(student.cls_head(cls))
-    cls_loss = sum(contrast(half, target_cls, CLS_TEMPERATURE) for half in (cls[:b], cls[b:])) / 2
-    return cls_loss, contrast(student.patch_head(patch[scene, place]), target, PATCH_TEMPERATURE)
+        twin = in_teacher[scene, place].to(device)
+        scene, place, places, seen, masked = (t.to(device) for t in (scene, place, places, seen, masked))
+        tiles = patches(views)
+        with autocast(self.device):
+            with torch.no_grad():
+                whole_cls, whole = average(pick(tiles[:b], seen), seen)
+                target_cls = average.cls_head(whole_cls)
+                target_patch = average.patch_head(whole[scene, twin])
+            cls, patch = self.model(pick(tiles, places), places, masked)
+            found_cls = self.model.predictor(self.model.cls_head(cls))
+            found_patch = self.model.patch_head(patch[scene, place])
+            told, words = self.model.bag_head(cls), self.model.word_head(self.model.words)
+        bag = self.bag_of_words(whole.float(), seen, draw).repeat(2, 1)
+        told = F.log_softmax(cosine(told, words) / CLS_TEMPERATURE, 1)
+        return {
+            "cls": sum(contrast(half, target_cls, CLS_TEMPERATURE) for half in found_cls.split(b)) / 2,
+            "patch": contrast(found_patch, target_patch, PATCH_TEMPERATURE),
+            "bag": -BAG * (bag * told).sum(1).mean(),
+            "spread": SPREAD * log_participation(cls.float()),
+        }
 
+    @torch.no_grad()
+    def bag_of_words(self, tokens: Tensor, places: Tensor, draw: torch.Generator) -> Tensor:
+        """How strongly each visual word occurs anywhere in a scene, [B, words], rows of sum 1.
 
-def scores(
-    model: Dinov2WithRegistersModel, split: str, n: int = 1000, n_train: int = 5000
-) -> dict[str, float]:
-    """The card's number: probe mAP on scenes 0..n-1 of a split, fitted on n_train training scenes."""
-    model.eval()
-    encode = lambda x: model(normalise(x)).pooler_output  # noqa: E731
-    truth, seen = split_labels(split, n), split_labels("train", n_train)
-    return {
-        "probe_map": probe_map(
-            image_features(encode, "train", n_train),
-            seen.labels,
-            image_features(encode, split, n),
-            truth.labels,
-        )
-    }
+        Renew some words.
 
+        What all scenes have at a place is taken off the tokens [B, n, 128] first: it says nothing of a scene.
+        """
+        b, tokens, places = len(tokens), tokens.flatten(0, 1), places.flatten()
+        sums = tokens.new_zeros(GRID * GRID, tokens.shape[1]).index_add_(0, places, tokens)
+        means = sums / places.bincount(minlength=GRID * GRID)[:, None].clamp(min=1)
+        tokens = F.normalize(tokens - means[places], dim=1)
+        with autocast(self.device):
+            closeness = tokens @ self.model.words.T
+        shares = (closeness / WORD_TEMPERATURE).softmax(1)
+        bag = shares.view(b, -1, WORDS).amax(1).float()
+        new = torch.randint(len(tokens), (NEW_WORDS,), generator=draw).to(tokens.device)
+        self.model.words.copy_(torch.cat([self.model.words[NEW_WORDS:], tokens[new]]))
+        return bag / bag.sum(1, keepdim=True)
 
-def write_folder(model: Dinov2WithRegistersModel, folder: Path) -> None:
-    """Weights in half precision, configuration and preprocessing, as ``from_pretrained`` reads them."""
-    deepcopy(model).half().save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "image_processor_type": "BitImageProcessor",
-                "do_resize": True,
-                "size": {"height": 96, "width": 96},
-                "do_center_crop": False,
-                "do_rescale": True,
-                "rescale_factor": 1 / 255,
-                "do_normalize": True,
-                "image_mean": MEAN,
-                "image_std": STD,
-                "resample": 3,
-                "do_convert_rgb": True,
-            },
-            indent=1,
-        )
-    )
+    def scores(self, average: nn.Module) -> dict[str, float]:
+        return dino_scores(average.backbone, "val", 1000, 2000, full=False)
 
+    def export(self, average: nn.Module, folder: Path) -> None:
+        deepcopy(average.backbone).half().save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESS, indent=1))
 
-def train(steps: int, decay_from: int, n_scenes: int, folder: Path, threads: int, every: int = 200) -> None:
-    """Train for ``steps`` batches, resuming if there is a checkpoint; writes weights and log into
-    ``folder``."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(SEED)
-    student = Learner()
-    predictor = nn.Sequential(nn.Linear(128, 512), nn.LayerNorm(512), nn.GELU(), nn.Linear(512, 128))
-    teacher = deepcopy(student).requires_grad_(False)
-    folder.mkdir(parents=True, exist_ok=True)
-    images = rendered("encoder", n_scenes)
-    parameters = [*student.parameters(), *predictor.parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=LEARNING_RATE,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    checkpoint, step, spent = data_root() / "training" / "mini_dino.pt", 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        for module, name in (
-            (student, "student"),
-            (predictor, "predictor"),
-            (teacher, "teacher"),
-            (optimizer, "optimizer"),
-        ):
-            module.load_state_dict(state[name])
-        step, spent = state["step"], state["spent"]
-        log.info("resumed at step %d", step)
-    trim_log(folder / "training_log.csv", step)
-    started, running = time.time() - spent, []
-    while step < steps:
-        rate = LEARNING_RATE * schedule(step, WARMUP, decay_from, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
-        side = WINDOW if step < decay_from else WINDOW_DECAY
-        x = pixels(images[batch_rows(step, n_scenes, BATCH, SEED)])
-        terms = loss_terms(student, predictor, teacher, x, side, generator)
-        optimizer.zero_grad()
-        sum(terms).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        momentum = min(0.99, 1 - 1 / (step + 2))
-        with torch.no_grad():
-            for slow, fast in zip(teacher.parameters(), student.parameters()):
-                slow.lerp_(fast, 1 - momentum)
-        running.append([t.item() for t in terms])
-        step += 1
-        if step % every == 0 or step == steps:
-            spent = time.time() - started
-            save_checkpoint(
-                checkpoint,
-                {
-                    "student": student.state_dict(),
-                    "predictor": predictor.state_dict(),
-                    "teacher": teacher.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "spent": spent,
-                },
-            )
-            cls_loss, patch_loss = np.mean(running, 0)
-            row = {
-                "step": step,
-                "images": step * BATCH,
-                "minutes": spent / 60,
-                "learning_rate": rate,
-                "cls_loss": float(cls_loss),
-                "patch_loss": float(patch_loss),
-                **scores(teacher.backbone, "val", n_train=3000),
-            }
-            append_log(folder / "training_log.csv", row)
-            log.info("%s", row)
-            started, running = time.time() - spent, []
-    write_folder(teacher.backbone, folder)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--decay-from", type=int, default=2000)
-    parser.add_argument("--scenes", type=int, default=120_000)
-    parser.add_argument("--folder", type=Path, default=WEIGHTS / "dino")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(options.steps, options.decay_from, options.scenes, options.folder, options.threads)
+    def load(self, folder: Path) -> None:
+        weights = Dinov2WithRegistersModel.from_pretrained(folder, dtype=torch.float32)
+        self.model.backbone.load_state_dict(weights.state_dict())
 
 
 if __name__ == "__main__":
-    main()
+    train(Dino(), command_line("dino", __doc__))
