@@ -56,8 +56,8 @@ def test_the_files_of_the_world_hang_together():
             assert len(feature.colours) != 1  # the main colour may be that one
             assert set(feature.colours) <= set(COLOURS)
             assert len(feature.kinds) != 1
-            for kind in feature.kinds:
-                assert (feature.part, kind) in conditions, (name, feature.part, kind)
+            drawn_apart = [kind for kind in feature.kinds if (feature.part, kind) in conditions]
+            assert len(drawn_apart) >= len(feature.kinds) - 1, (name, feature.part)  # one may be the plain form
             if feature.chance < 1:
                 assert (feature.part, "") in conditions, (name, feature.part)
             if feature.colours:
@@ -161,7 +161,7 @@ def test_night_keeps_objects_visible():
 
 
 def test_a_thousand_scenes_a_second():
-    """The bar is 1,000 scenes/s on a quiet core; a busy machine and a cold cache are granted a factor of 2.5."""
+    """The bar is 1,000 scenes/s on a quiet core; a busy machine is granted a factor of 2.5."""
     for scene in SCENES:  # every glyph drawn once
         scene.image()
     fastest = np.inf
