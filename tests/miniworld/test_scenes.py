@@ -57,7 +57,8 @@ def test_the_files_of_the_world_hang_together():
             assert set(feature.colours) <= set(COLOURS)
             assert len(feature.kinds) != 1
             drawn_apart = [kind for kind in feature.kinds if (feature.part, kind) in conditions]
-            assert len(drawn_apart) >= len(feature.kinds) - 1, (name, feature.part)  # one may be the plain form
+            # One form may be the plain drawing.
+            assert len(drawn_apart) >= len(feature.kinds) - 1, (name, feature.part)
             if feature.chance < 1:
                 assert (feature.part, "") in conditions, (name, feature.part)
             if feature.colours:
