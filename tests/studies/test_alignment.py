@@ -154,14 +154,17 @@ def test_all_settings_with_their_controls(store, monkeypatch):
     monkeypatch.setattr(tables, "untrained", untrained)
     monkeypatch.setattr(ar, "code_table", lambda profile: None)
     report = ar.report_with_controls(profile, TAXONOMY)
-    assert asked == {(split, weights) for split in ("train", "test") for weights in (None, tables.RANDOM)}
-    assert made == 2 * ["local", "global"]  # of two tables: λ does not reach an untrained model
+    assert asked == {(split, weights) for split in ("train", "test") for weights in (None, *profile.seeds)}
+    assert made == 2 * len(profile.seeds) * [
+        "local",
+        "global",
+    ]  # of two tables: λ does not reach an untrained model
     for table in (report.jaccard, report.patterns):
         seeds = table.groupby(["model", "setting"]).seed.unique().map(list)
         for setting in profile.settings:
             assert seeds["trained", setting.name] == list(profile.seeds)
             for control in ("untrained", "random encoders"):
-                assert seeds[control, setting.name] == [profile.seeds[0]]
+                assert seeds[control, setting.name] == list(profile.seeds)
     with_null = report.jaccard[report.jaccard.null.notna()]
     assert set(with_null.seed) == {profile.seeds[0]} and set(with_null.model) == set(tables.KINDS)
     leaf = dict(latents="all", activations="all", min_samples=1, depth=max(SPEC.taxonomy_depths))
