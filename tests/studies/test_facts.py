@@ -70,7 +70,7 @@ def test_the_latent_is_chosen_on_the_training_split(world):
     rows = recovery_rows(
         "joint", {"train": codes, "test": backwards}, {"train": facts, "test": facts}, list("abcd")
     )
-    assert next(row for row in rows if row.stream == "all").count == 0
+    assert next(row for row in rows if row.stream == "all").n == 0
 
 
 def test_agreement_counts_names_that_all_streams_have():
