@@ -98,7 +98,7 @@ def test_a_sweep_is_cached_and_the_same_in_every_backend(tiny, small_store, monk
     stores = {"train": small_store("train"), "test": small_store("test", 40)}
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
     first = sweep(tiny)
-    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 21
+    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 23
     assert np.isfinite(first[first.metric.str.contains("nmse|fvu|dead|l0|recall")].value).all()
 
     def refuse(*_, **__):
