@@ -98,14 +98,15 @@ def lift_names(
     top: int = 50,
     least: float = 0.5,
     lift: float = 2.0,
+    prior: int = 3,
 ) -> ConceptNames:
     """Name every latent by the fact that its most activating samples tell most about.
 
     codes {stream: CSR [n, n_latents]}, facts bool CSR [n, n_facts]. With b the base rate of a fact and p its
-    share of the `top` most activating samples, PRIOR samples at the base rate added, the name is the fact of
-    the largest p log2(p / b): what the latent's firing tells, in bits. It must be true of at least the share
+    share of the `top` most activating samples, `prior` samples at the base rate added, the name is the fact
+    of the largest p log2(p / b): what the latent's firing tells, in bits. It must be true of at least the share
     `least` and `lift` times as often as at large. Ties go to the first fact. `purity` is the share without
-    the PRIOR. ValueError for unequal lengths.
+    the prior. ValueError for unequal lengths.
     """
     facts = sp.csr_array(facts).astype(np.float64)
     base = np.asarray(facts.mean(0)).ravel()
@@ -117,7 +118,7 @@ def lift_names(
         member = firing(sp.csr_array(matrix), top)  # [n_latents, n], 0 or 1
         support[stream] = member.sum(1).astype(int)
         hits = (member @ facts).toarray()  # [n_latents, n_facts]
-        share = (hits + PRIOR * base) / (support[stream] + PRIOR)[:, None]
+        share = (hits + prior * base) / (support[stream] + prior)[:, None]
         ratio = share / np.maximum(base, 1e-12)
         bits = np.where((share >= least) & (ratio >= lift), share * np.log2(np.maximum(ratio, 1e-12)), 0.0)
         best = bits.argmax(1)

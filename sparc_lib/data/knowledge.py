@@ -56,10 +56,10 @@ class Vocabulary(NamedTuple):
     true: sp.csr_array
     ids: list[str]
 
-    def of(self, ids: Sequence[str]) -> sp.csr_array:
-        """Rows of `true` of the samples `ids`. Raises KeyError for one that is not in the data set."""
+    def of(self, ids: Sequence[str]) -> Vocabulary:
+        """The same for the samples `ids` alone. Raises KeyError for one that is not in the data set."""
         row = {name: number for number, name in enumerate(self.ids)}
-        return self.true[[row[name] for name in ids]]
+        return self._replace(true=self.true[[row[name] for name in ids]], ids=list(ids))
 
 
 def vocabulary(data: PairedDataset) -> Vocabulary:

@@ -59,7 +59,7 @@ def fact_table(profile: Profile) -> pd.DataFrame:
 
 
 def _measure(known: dict[str, Vocabulary], model: SPARC, stores: Stores, run: Run) -> pd.DataFrame:
-    true = {split: known[split].of(store.ids) for split, store in stores.items()}
+    true = {split: known[split].of(store.ids).true for split, store in stores.items()}
     rows: list[FactRow] = []
     for coding in CODINGS:
         codes = {split: encode_store(model, store, coding) for split, store in stores.items()}

@@ -48,7 +48,7 @@ def test_names_by_lift_leave_out_what_is_always_true(world):
 
 
 def test_a_lucky_latent_has_no_name(world):
-    """One sample with a rare fact is weighed against PRIOR samples at the base rate."""
+    """One sample with a rare fact is weighed against samples at the base rate."""
     codes, facts = world
     once = sp.csr_matrix(([1.0], ([int(facts[:, [0]].toarray().argmax())], [0])), shape=(N, 1))
     assert lift_names({"a": once}, facts, ["red", "dog", "night", "sky"]).named["a"].tolist() == [NO_NAME]
@@ -95,6 +95,6 @@ def test_the_vocabulary_of_drawn_scenes_are_their_facts():
     words = vocabulary(data)
     assert words.true.shape == (len(data), len(words.terms)) and len(set(words.terms)) == len(words.terms)
     some = data.ids[7]
-    assert (words.of([some]).toarray() == words.true[[7]].toarray()).all()
+    assert (words.of([some]).true.toarray() == words.true[[7]].toarray()).all()
     with pytest.raises(KeyError):
         words.of(["nowhere"])
