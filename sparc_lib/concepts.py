@@ -105,8 +105,8 @@ def lift_names(
     codes {stream: CSR [n, n_latents]}, facts bool CSR [n, n_facts]. With b the base rate of a fact and p its
     share of the `top` most activating samples, `prior` samples at the base rate added, the name is the
     fact of the largest p log2(p / b): what the latent's firing tells, in bits. It must be true of the share
-    `least` at least, and `lift` times as often as at large. Ties go to the first. `purity` is the share without
-    the prior. ValueError for unequal lengths.
+    `least` at least, and `lift` times as often as at large. Ties go to the first. `purity` is the share
+    without the prior. ValueError for unequal lengths.
     """
     facts = sp.csr_array(facts).astype(np.float64)
     base = np.asarray(facts.mean(0)).ravel()

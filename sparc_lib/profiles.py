@@ -16,6 +16,7 @@ from . import paths
 
 Gate = Literal["global", "local"]
 PreBias = Literal["zero", "mean"]
+StartRows = Literal["random", "data"]
 # Text stays text and true is no number; floats are finite.
 Scenes = Annotated[int, Field(strict=True, ge=16, le=10**7)]
 Images = Annotated[int, Field(strict=True, ge=2, le=10**7)]
@@ -107,7 +108,8 @@ class SparcSpec:
     dead_after: Steps  # steps without z > 1e-3
     redraw_every: Steps | None  # steps; null never re-draws dead latents
     precision: Literal["float32", "bfloat16"] = "float32"  # of the dense product in training
-    pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `centre_pre_bias`
+    pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `start.py`
+    rows: StartRows = "random"  # before training; "data": directions of train samples
 
 
 @dataclass(frozen=True, config=STRICT)

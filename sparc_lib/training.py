@@ -16,8 +16,9 @@ from .evaluation import Data, as_feed, present
 from .files import aside
 from .losses import DECODER, ENCODER, LossTerms, gated_loss, record_activity, redraw_dead
 from .model import SPARC, Streams
-from .profiles import STRICT, PreBias, Rate, Seed, SparcSpec, Steps, Switch, Weight
+from .profiles import STRICT, PreBias, Rate, Seed, SparcSpec, StartRows, Steps, Switch, Weight
 from .sparse_ops import normalise_rows_
+from .start import start
 
 log = logging.getLogger(__name__)
 Precision = Literal["float32", "bfloat16"]
@@ -94,6 +95,7 @@ class TrainConfig:
     checkpoint_epochs: Steps | None = 1
     precision: Precision = "float32"
     pre_bias: PreBias = "zero"
+    rows: StartRows = "random"
 
     @classmethod
     def from_spec(cls, spec: SparcSpec, **changes) -> "TrainConfig":
@@ -118,22 +120,6 @@ class TrainConfig:
 
 
 PAPER = TrainConfig()
-
-
-@torch.no_grad()
-def centre_pre_bias(model: SPARC, data: Data) -> None:
-    """Set the pre-bias of every stream to the mean of its features in `data`, before training.
-
-    The published training starts from 0. With a mean large beside the spread, as in features of CLIP, many
-    latents are then born dead; centring removes that (arXiv:2605.31518). An option of ours, off by default.
-    """
-    feed, device = as_feed(data), next(model.parameters()).device
-    totals: dict[str, torch.Tensor] = {}
-    for batch in feed.batches(1024, shuffle=False, device=device):
-        for name, x in present(model, batch, every=True).items():
-            totals[name] = totals.get(name, 0) + x.double().sum(0)
-    for name, total in totals.items():
-        model.pre_bias[name].copy_(total / len(feed))
 
 
 class TrainResult(NamedTuple):
@@ -169,8 +155,8 @@ def train(
     if path and path.exists():
         run.load()
         log.info("%s: going on after step %d of %d", path, run.step, n_steps)
-    elif config.pre_bias == "mean":
-        centre_pre_bias(model, feed)
+    else:
+        start(model, feed, config.pre_bias, config.rows, _generator(config.seed, 2))
     with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step", desc="training") as bar:
         for epoch in range(run.step // per_epoch, config.epochs):
             order = _generator(config.seed, 0, epoch)  # one per epoch: resuming needs no generator state
