@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from sparc_lib.alignment import jaccard_per_latent, label_counts, mean_jaccard
+from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.evaluation import encode_store
 from sparc_lib.model import SPARC
 from sparc_lib.notebook.gallery import exhibits
@@ -212,7 +213,8 @@ def test_gallery_shows_what_fires_strongest_and_no_image_twice(store):
     per_latent = jaccard_per_latent(counts)
     null = np.broadcast_to(per_latent.mean(), (5, 2))
     store.samples.image_ids[1] = store.samples.image_ids[0]
-    best, other = exhibits(z, store, counts, per_latent, null, np.random.default_rng(0), n_best=1, n_random=5)
+    words = Vocabulary(store.classes, ["class"] * 5, store.labels, store.ids)
+    best, other = exhibits(z, store, words, per_latent, null, np.random.default_rng(0), n_best=1, n_random=5)
     assert (best.latent, best.why, best.concept) == (0, "best", 0) and (other.latent, other.why) == (
         1,
         "random",
