@@ -22,13 +22,26 @@ from ..profiles import Setting
 from .declared import STRICT, read_declared
 from .published_numbers import NUMBERS, published
 from .quantities import Quantities, read_quantities
-from .verdicts import VERDICTS, Condition, Outcome, Sample, Verdict, because, decide, examine, number
+from .verdicts import (
+    VERDICTS,
+    Condition,
+    Outcome,
+    Sample,
+    Verdict,
+    because,
+    decide,
+    decisive,
+    examine,
+    number,
+)
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 PUBLISHED_LATENTS = 8192  # activation patterns are published as numbers of latents
 SYMBOLS: dict[Verdict, str] = {
     "holds": "●",
-    "holds in part": "◐",
+    "forced": "◍",
+    "in part": "◐",
+    "open": "◌",
     "does not hold": "○",
     "not measurable": "–",
 }
@@ -191,30 +204,46 @@ def link(table: str) -> str:
 
 
 def markdown(card: Scorecard, profile: str) -> str:
-    """The scorecard as a page: rules, totals, one table a group."""
-    table = score_table(card)
+    """The scorecard as a page: totals, one short table a group, and a fold a claim with all its tests."""
+    table = score_table(card).set_index("id")
     total = ", ".join(f"{verdict}: {n}" for verdict, n in card.counts().items())
     lines = [
         f"# Scorecard, profile `{profile}`",
         "",
         f"{len(table)} claims; {total}.",
         "",
-        "Verdicts are computed by the rules in `sparc_lib/claims/claims.yaml` and "
-        "`sparc_lib/claims/verdicts.py` from the tables in this folder. Sizes differ from the paper's, so "
-        "rules ask for order, sign and shares. Numbers here are means over seeds, with the lowest and the "
-        "highest seed in brackets.",
+        "*Forced*: true as stated, but a control that cannot have the property has it too. *Open*: the seeds "
+        "overlap. Verdicts follow by rule (`sparc_lib/claims/verdicts.py`, `claims.yaml`) from the tables in "
+        "this folder. Sizes differ from the paper's, so rules ask for order, sign and shares.",
         "",
     ]
-    columns = [column for column in table if column not in ("id", "group")]
-    table["verdict"] = table.verdict.map(lambda verdict: f"{SYMBOLS[verdict]} {verdict}")
-    for group, rows in table.groupby("group", sort=False):
-        lines += [f"## {group}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-        lines += [
-            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
-            for row in rows[columns].itertuples(index=False)
-        ]
+    for group in dict.fromkeys(table.group):
+        judged = [one for one in card.judgements if one.claim.group == group]
+        lines += [f"## {group}", "", "| claim | here | decisive control | verdict |", "|---|---|---|---|"]
+        for one in judged:
+            control = decisive(one.controls)
+            cells = (
+                one.claim.name,
+                table.here[one.claim.id],
+                control or "",
+                f"{SYMBOLS[one.verdict]} {one.verdict}",
+            )
+            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
+        for one in judged:
+            lines += _fold(one, table.loc[one.claim.id])
     return "\n".join(lines)
+
+
+def _fold(judged: Judgement, row: pd.Series) -> list[str]:
+    """All there is to say of one claim, folded."""
+    parts = [f"<details><summary>{judged.claim.name}: {judged.verdict}</summary>", "", judged.claim.claim, ""]
+    for source in ("paper", "authors' notebooks", "here", "control", "note", "where"):
+        if row[source]:
+            parts.append(f"- {source}: {row[source]}")
+    for kind, outcomes in (("condition", judged.conditions), ("control", judged.controls)):
+        parts += [f"- {kind}, {outcome.result or 'not measured'}: {outcome}" for outcome in outcomes]
+    return [*parts, "", "</details>", ""]
 
 
 def save_markdown(text: str, profile: str) -> Path:

@@ -1,13 +1,16 @@
 """How a claim is judged: stated rules over numbers and their spread over seeds; nothing is read here.
 
-A claim has conditions, and controls: conditions that a result must also pass to be evidence (other coding,
-untrained model, random encoders ...). `decide`:
+A comparison has three results: *shown*, *contrary* (the contrary is shown), and *open* (the seeds overlap). A
+claim has conditions, and controls: conditions that a result must also pass to be evidence (the other coding,
+an untrained model, random encoders ...). `decide`:
 
     not measurable   a condition lacks a number
-    does not hold    no condition holds; or some fail, and of the controls, if there are any, none holds
-    holds in part    some conditions hold, and not all controls fail; or all do, but a control fails or is not
-                     measured
-    holds            all conditions and all controls hold
+    does not hold    no condition is shown, and the contrary of some is
+    open             no condition is shown and no contrary; or all are, but a control is open or not measured
+    in part          some conditions are shown
+    forced           all conditions are shown, but so is the contrary of a control: the claim is true of what
+                     cannot have the property too, so the gate or the firing rates force it
+    holds            all conditions and all controls are shown
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from pydantic.dataclasses import dataclass
 from .declared import STRICT
 
 Relation = Literal["above", "below", "near"]
-Verdict = Literal["holds", "holds in part", "does not hold", "not measurable"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "does not hold", "not measurable")
+Result = Literal["shown", "contrary", "open"]
+Verdict = Literal["holds", "forced", "in part", "open", "does not hold", "not measurable"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "forced", "in part", "open", "does not hold", "not measurable")
 
 
 class Sample(NamedTuple):
@@ -67,19 +71,26 @@ def number(x: float) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0) -> bool:
-    """Does `left` stand in `relation` to `right`?
+def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0) -> Result:
+    """How `left` stands to `right`.
 
-    above: even the lowest seed of left exceeds the highest seed of right by more than the margin; below: the
-    mirror image; near: every seed of left lies within the margin of right's mean. Raises ValueError for
-    another relation.
+    above: shown if even the lowest seed of left exceeds the highest seed of right by more than the margin;
+    the contrary is shown if not even the highest seed of left exceeds the lowest of right by more than that.
+    below: the mirror image. near: shown if every seed of left lies within the margin of right's mean; the
+    contrary if all lie beyond it on one side. Raises ValueError for another relation.
     """
-    if relation == "above":
-        return left.low - right.high > margin
     if relation == "below":
-        return right.low - left.high > margin
+        return compare(right, "above", left, margin)
+    if relation == "above":
+        least, most = left.low - right.high, left.high - right.low
+        if least > margin:
+            return "shown"
+        return "contrary" if most <= margin else "open"
     if relation == "near":
-        return max(abs(value - right.mean) for value in left.values) <= margin
+        apart = [value - right.mean for value in left.values]
+        if max(map(abs, apart)) <= margin:
+            return "shown"
+        return "contrary" if min(apart) > margin or max(apart) < -margin else "open"
     raise ValueError(f"relation {relation!r}: choose 'above', 'below' or 'near'")
 
 
@@ -87,8 +98,8 @@ def compare(left: Sample, relation: Relation, right: Sample, margin: float = 0.0
 class Condition:
     """left stands in a relation to right. left, right: quantities by id; right may be a plain number.
 
-    says: the condition as a clause that is true when it holds ("no latent is mixed"); fails: the clause for
-    the contrary. margin: see `compare`.
+    says: the condition as a clause that is true when it is shown ("no latent is mixed"); fails: the clause
+    for the contrary. margin: see `compare`.
     """
 
     left: str
@@ -100,32 +111,25 @@ class Condition:
 
 
 class Outcome(NamedTuple):
-    """A condition with the numbers it met; holds is None where a number is missing."""
+    """A condition with the numbers it met; result is None where a number is missing."""
 
     condition: Condition
     left: Sample | None
     right: Sample | None
-    holds: bool | None
-
-    @property
-    def undecided(self) -> bool:
-        """The means differ as the condition says, but the seeds overlap: neither it nor its contrary is
-        shown."""
-        if self.holds is not False or self.condition.relation == "near":
-            return False
-        left, right = Sample((self.left.mean,)), Sample((self.right.mean,))
-        return compare(left, self.condition.relation, right, self.condition.margin)
+    result: Result | None
 
     def __str__(self) -> str:
         """The clause that came true, with both means."""
-        if self.holds is None:
+        if self.result is None:
             return f"not measured: whether {self.condition.says}"
-        clause = self.condition.says if self.holds else self.condition.fails
-        if self.undecided:
-            clause = f"seeds overlap, so it is open whether {self.condition.says}"
+        clauses = {
+            "shown": self.condition.says,
+            "contrary": self.condition.fails,
+            "open": f"seeds overlap, so it is open whether {self.condition.says}",
+        }
         bound = self.condition.right
         right = number(self.right.mean) if isinstance(bound, str) else f"{bound:g}"
-        return f"{clause} ({number(self.left.mean)} against {right})"
+        return f"{clauses[self.result]} ({number(self.left.mean)} against {right})"
 
 
 def examine(condition: Condition, quantities: Mapping[str, Sample]) -> Outcome:
@@ -142,22 +146,29 @@ def decide(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> V
     """The verdict, by the rules at the top of this file. Raises ValueError without conditions."""
     if not conditions:
         raise ValueError("a claim without conditions cannot be judged; give at least one")
-    if any(outcome.holds is None for outcome in conditions):
+    results = [outcome.result for outcome in conditions]
+    if None in results:
         return "not measurable"
-    n_passed = sum(outcome.holds for outcome in conditions)
-    controls_passed = [outcome.holds is True for outcome in controls]
-    if n_passed == 0:
-        return "does not hold"
-    if n_passed == len(conditions):
-        return "holds" if all(controls_passed) else "holds in part"
-    if controls and not any(controls_passed):
-        return "does not hold"
-    return "holds in part"
+    if "shown" not in results:
+        return "does not hold" if "contrary" in results else "open"
+    if set(results) != {"shown"}:
+        return "in part"
+    of_controls = {outcome.result for outcome in controls}
+    if "contrary" in of_controls:
+        return "forced"
+    return "holds" if of_controls <= {"shown"} else "open"
+
+
+def decisive(controls: Sequence[Outcome]) -> Outcome | None:
+    """The control that decides: the first whose contrary is shown, else the first that is open, else the
+    first; None without controls."""
+    order: tuple[Result | None, ...] = ("contrary", "open", None, "shown")
+    return min(controls, key=lambda outcome: order.index(outcome.result), default=None)
 
 
 def because(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> str:
     """One sentence: what came true of the conditions, then of the controls that did not pass, else of all."""
-    failed = [outcome for outcome in controls if not outcome.holds]
+    failed = [outcome for outcome in controls if outcome.result != "shown"]
     text = "; ".join(map(str, conditions))
     if failed:
         text += "; but " + "; ".join(map(str, failed))

@@ -11,13 +11,16 @@ from .style import CONTROL_COLOUR
 # Okabe-Ito; the shapes tell the verdicts apart without colour.
 LOOKS: dict[Verdict, dict] = {
     "holds": dict(marker="o", color="#009E73", fillstyle="full"),
-    "holds in part": dict(marker="o", color="#E69F00", fillstyle="left"),
+    "forced": dict(marker="D", color="#E69F00", fillstyle="full"),
+    "in part": dict(marker="o", color="#E69F00", fillstyle="left"),
+    "open": dict(marker="o", color="#56B4E9", fillstyle="none"),
     "does not hold": dict(marker="X", color="#D55E00", fillstyle="full"),
     "not measurable": dict(marker="_", color=CONTROL_COLOUR, fillstyle="full"),
 }
 OUTCOMES = {
-    True: dict(marker="s", markersize=8, color="black", markerfacecolor="black"),
-    False: dict(marker="s", markersize=8, color="black", markerfacecolor="white"),
+    "shown": dict(marker="s", markersize=8, color="black", markerfacecolor="black"),
+    "contrary": dict(marker="x", markersize=8, color="black"),
+    "open": dict(marker="s", markersize=8, color="black", markerfacecolor="white"),
     None: dict(marker="_", markersize=8, color="black", markerfacecolor="none"),
 }
 FIRST_CONDITION, FIRST_CONTROL, STEP = (
@@ -28,8 +31,8 @@ FIRST_CONDITION, FIRST_CONTROL, STEP = (
 
 
 def verdict_chart(ax: Axes, card: Scorecard) -> Axes:
-    """Rows: claims by group. Columns: verdict; one mark a condition, one a control: filled if it holds,
-    hollow if not, a dash if it was not measured."""
+    """Rows: claims by group. Columns: verdict; one mark a condition, one a control: filled if shown,
+    a cross if the contrary is, hollow if open, a dash if it was not measured."""
     y, places, names, group = 0.0, [], [], None
     for judged in card.judgements:
         if judged.claim.group != group:
@@ -52,8 +55,13 @@ def verdict_chart(ax: Axes, card: Scorecard) -> Axes:
     ax.spines[:].set_visible(False)
     for verdict in LOOKS:
         _verdict_mark(ax, [], [], verdict, size=11, label=f"{verdict} ({card.counts()[verdict]})")
-    for label, holds in (("test holds", True), ("test fails", False), ("test not measured", None)):
-        ax.plot([], [], linestyle="none", label=label, **OUTCOMES[holds])
+    for label, result in (
+        ("test shown", "shown"),
+        ("contrary shown", "contrary"),
+        ("test open", "open"),
+        ("not measured", None),
+    ):
+        ax.plot([], [], linestyle="none", label=label, **OUTCOMES[result])
     return ax
 
 
@@ -66,4 +74,4 @@ def _verdict_mark(
 
 def _outcomes(ax: Axes, start: float, y: float, outcomes: list[Outcome]) -> None:
     for i, outcome in enumerate(outcomes):
-        ax.plot(start + 0.12 + i * STEP, y, **OUTCOMES[outcome.holds])
+        ax.plot(start + 0.12 + i * STEP, y, **OUTCOMES[outcome.result])

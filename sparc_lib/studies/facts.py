@@ -31,14 +31,14 @@ RULES = ("lift", "purity")  # of naming: over facts by what they tell, and over 
 class FactRow(NamedTuple):
     """A number of one model. share: n / out_of.
 
-    measure: "recovered": facts whose best latent, chosen on the training split, has F1 >= RECOVERED on the
+    what: "recovered": facts whose best latent, chosen on the training split, has F1 >= RECOVERED on the
     test split; in the stream `all` one latent must do so in every stream. "named (rule)": latents with a name
     in a stream, of all L. "agreed (rule)": of the pairs (latent, name) found in any stream, those found in
     all. "agreed by chance (rule)": the same with latents of the other streams shuffled. kind: of facts.
     """
 
     coding: str
-    measure: str
+    what: str
     stream: str
     kind: str
     n: float

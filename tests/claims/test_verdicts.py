@@ -2,27 +2,41 @@ import math
 
 import pytest
 
-from sparc_lib.claims.verdicts import Condition, Outcome, Sample, because, compare, decide, examine, number
+from sparc_lib.claims.verdicts import (
+    Condition,
+    Outcome,
+    Sample,
+    because,
+    compare,
+    decide,
+    decisive,
+    examine,
+    number,
+)
+
+S, C, U = "shown", "contrary", "open"
 
 
-def outcome(holds):
-    return Outcome(
-        Condition("a", "above", 0.5, "a is large", "a is small"), Sample.of([0.7]), Sample.of([0.5]), holds
-    )
+def outcome(result):
+    condition = Condition("a", "above", 0.5, "a is large", "a is small")
+    return Outcome(condition, Sample.of([0.7]), Sample.of([0.5]), result)
 
 
 def test_above_counts_the_spread_of_the_seeds_and_the_margin():
     left, right = Sample.of([0.5, 0.6]), Sample.of([0.3, 0.4])
-    assert compare(left, "above", right) and compare(right, "below", left)
-    assert compare(left, "above", right, 0.0999) and not compare(left, "above", right, 0.1001)
-    assert not compare(Sample.of([0.39, 0.9]), "above", right)  # higher mean, but one seed lies inside
-    assert not compare(left, "above", left) and not compare(left, "below", left)
+    assert compare(left, "above", right) == S and compare(right, "below", left) == S
+    assert compare(right, "above", left) == C and compare(left, "below", right) == C
+    assert compare(left, "above", right, 0.0999) == S and compare(left, "above", right, 0.1001) == U
+    assert compare(left, "above", right, 0.31) == C  # not even the best seed is so far ahead
+    assert compare(Sample.of([0.39, 0.9]), "above", right) == U  # higher mean, but one seed lies inside
+    assert compare(left, "above", left) == U and compare(Sample.of([1]), "above", Sample.of([1])) == C
 
 
 def test_near_asks_every_seed():
-    assert compare(Sample.of([0.1, 0.3]), "near", Sample.of([0.25]), 0.15)
-    assert not compare(Sample.of([0.1, 0.3]), "near", Sample.of([0.25]), 0.1499)  # the mean alone would pass
-    assert not compare(Sample.of([0.1, 0.3]), "near", Sample.of([0.1]), 0.15)
+    assert compare(Sample.of([0.1, 0.3]), "near", Sample.of([0.25]), 0.15) == S
+    assert compare(Sample.of([0.1, 0.3]), "near", Sample.of([0.25]), 0.1499) == U  # the mean alone would pass
+    assert compare(Sample.of([0.5, 0.6]), "near", Sample.of([0.1]), 0.15) == C
+    assert compare(Sample.of([-0.5, 0.6]), "near", Sample.of([0.1]), 0.15) == U  # on both sides
     with pytest.raises(ValueError, match="relation 'beside'"):
         compare(Sample.of([0]), "beside", Sample.of([0]))
 
@@ -30,39 +44,47 @@ def test_near_asks_every_seed():
 @pytest.mark.parametrize(
     "conditions, controls, verdict",
     [
-        ([True], [], "holds"),
-        ([True, True], [True], "holds"),
-        ([True], [False], "holds in part"),
-        ([True], [True, False], "holds in part"),
-        ([True], [None], "holds in part"),
-        ([True, False], [], "holds in part"),
-        ([True, False], [True], "holds in part"),
-        ([True, False], [True, False], "holds in part"),
-        ([True, False], [False], "does not hold"),
-        ([True, False], [False, None], "does not hold"),
-        ([False], [], "does not hold"),
-        ([False, False], [True], "does not hold"),
-        ([None], [True], "not measurable"),
-        ([True, None], [], "not measurable"),
-        ([False, None], [], "not measurable"),
+        ([S], [], "holds"),
+        ([S, S], [S], "holds"),
+        ([S], [C], "forced"),
+        ([S], [S, C], "forced"),
+        ([S], [U, C], "forced"),
+        ([S], [None], "open"),
+        ([S], [S, U], "open"),
+        ([S, C], [], "in part"),
+        ([S, U], [S], "in part"),
+        ([S, C], [S, C], "in part"),
+        ([C], [], "does not hold"),
+        ([C, U], [S], "does not hold"),
+        ([U], [S], "open"),
+        ([U, U], [C], "open"),
+        ([None], [S], "not measurable"),
+        ([S, None], [], "not measurable"),
+        ([C, None], [], "not measurable"),
     ],
 )
 def test_every_verdict_follows_from_the_outcomes(conditions, controls, verdict):
-    assert decide([outcome(holds) for holds in conditions], [outcome(holds) for holds in controls]) == verdict
+    assert decide([outcome(result) for result in conditions], [outcome(r) for r in controls]) == verdict
+
+
+def test_the_decisive_control_is_the_one_that_speaks_against():
+    controls = [outcome(S), outcome(U), outcome(C), outcome(None)]
+    assert decisive(controls) is controls[2] and decisive(controls[:2]) is controls[1]
+    assert decisive(controls[:1]) is controls[0] and decisive([]) is None
 
 
 def test_a_claim_without_conditions_is_refused():
     with pytest.raises(ValueError, match="cannot be judged"):
-        decide([], [outcome(True)])
+        decide([], [outcome(S)])
 
 
 def test_examine_takes_quantities_or_plain_numbers_and_notices_missing_ones():
     numbers = {"a": Sample.of([0.6, 0.7]), "b": Sample.of([0.4])}
-    assert examine(Condition("a", "above", "b", "", ""), numbers).holds is True
-    assert examine(Condition("a", "above", 0.6, "", ""), numbers).holds is False
-    assert examine(Condition("a", "above", 0, "", ""), numbers).holds is True
-    assert examine(Condition("c", "above", "b", "", ""), numbers).holds is None
-    assert examine(Condition("a", "above", "c", "", ""), numbers).holds is None
+    assert examine(Condition("a", "above", "b", "", ""), numbers).result == S
+    assert examine(Condition("a", "above", 0.6, "", ""), numbers).result == U
+    assert examine(Condition("a", "above", 0, "", ""), numbers).result == S
+    assert examine(Condition("c", "above", "b", "", ""), numbers).result is None
+    assert examine(Condition("a", "above", "c", "", ""), numbers).result is None
 
 
 def test_the_sentence_says_what_came_true_with_its_numbers():
@@ -82,12 +104,8 @@ def test_overlapping_seeds_leave_a_question_open_and_do_not_prove_the_contrary()
         examine(Condition("a", relation, "b", "a is ahead", "a is not ahead"), numbers)
         for relation in ("above", "below")
     )
-    assert rises.holds is False and rises.undecided and not falls.undecided
+    assert rises.result == falls.result == U
     assert str(rises) == "seeds overlap, so it is open whether a is ahead (0.600 against 0.550)"
-    assert str(falls).startswith("a is not ahead")
-    assert not examine(
-        Condition("a", "above", "b", "", "", 0.06), numbers
-    ).undecided  # the means miss the margin too
 
 
 def test_samples_show_their_spread_and_refuse_nan():

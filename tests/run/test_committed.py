@@ -232,8 +232,8 @@ def test_the_scorecard_follows_from_the_tables():
             for outcome in getattr(judged, kind):
                 test = outcome.condition
                 sides = (test.left, test.relation, test.right, test.margin)
-                outcomes.append((judged.claim.id, kind, *sides, outcome.holds))
-    columns = ["claim", "kind", "left", "relation", "right", "margin", "holds"]
+                outcomes.append((judged.claim.id, kind, *sides, outcome.result))
+    columns = ["claim", "kind", "left", "relation", "right", "margin", "result"]
     assert saved_again(pd.DataFrame(outcomes, columns=columns), "09_outcomes") == committed("09_outcomes")
 
 

@@ -83,7 +83,7 @@ def test_chance_agreement_is_that_of_shuffled_latents(world):
     codes, facts = world
     names = lift_names(codes, facts, ["red", "dog", "night", "sky"])
     rows = agreement_rows("joint", "lift", names, np.random.default_rng(0), repeats=400)
-    share = {(row.measure, row.stream): row.share for row in rows}
+    share = {(row.what, row.stream): row.share for row in rows}
     assert share["named (lift)", "a"] == 0.75 and share["named (lift)", "b"] == 0.5
     assert share["agreed (lift)", "all"] == pytest.approx(1 / 4)
     # Two of b's four places are "red"; one of a's is. Hit with probability 1/2: 1 of 4 pairs, else 0 of 5.
