@@ -108,7 +108,9 @@ def explained(fault: str, failed: Path, log: Path, peak_mb: float) -> str:
     """
     printed = log.read_text(errors="replace").strip()
     lines = _last_error(failed) or [f"{fault}; the end of {log}:", *printed.splitlines()[-6:]]
-    text = "\n".join([*lines, printed[-4000:]])
+    # Excerpts of source are indented or numbered; an "except MemoryError" in one of them is no error.
+    said = [line for line in [*lines, *printed[-4000:].splitlines()] if re.match(r"[^\s\d\-|]", line)]
+    text = "\n".join(said)
     if any(is_disk_full(RuntimeError(), folder / "x") for folder in (failed.parent, paths.data_root())):
         text += FULL
     memory = psutil.virtual_memory().total / 2**30

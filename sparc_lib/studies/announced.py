@@ -25,6 +25,10 @@ class Announced:
     def __len__(self) -> int:
         return len(self.store)
 
+    def gather(self, rows: torch.Tensor | None, device="cpu") -> dict[str, torch.Tensor]:
+        """As `FeatureStore.gather`."""
+        return self.store.gather(rows, device)
+
     def batches(self, *args, **options) -> Iterator[dict[str, torch.Tensor]]:
         """As `FeatureStore.batches`."""
         for batch in self.store.batches(*args, **options):

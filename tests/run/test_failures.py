@@ -102,6 +102,13 @@ def test_an_error_in_a_cell_is_shown_without_a_remedy_that_does_not_fit(tmp_path
     assert "memory" not in text and "disk" not in text
 
 
+def test_source_in_a_traceback_is_no_error(tmp_path):
+    trace = "---> 52 for x in feed:\n     53     except (MemoryError, torch.cuda.OutOfMemoryError):\nKeyError: 'x'"
+    file = saved(tmp_path, ran("x = 1", 1, [error("KeyError", "", trace.splitlines())]))
+    (tmp_path / "log").write_text(trace)
+    assert "memory has run out" not in explained("ended", file, tmp_path / "log", 10)
+
+
 def test_a_full_disk_is_seen_even_if_nothing_says_so(tmp_path, monkeypatch):
     """A notebook that could not be written is an empty file, and its log ends in the middle."""
     (tmp_path / "00_a.ipynb.failed").write_text("")
