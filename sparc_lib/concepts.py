@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import CountVectorizer
 
 from .alignment import firing
 
@@ -167,6 +166,8 @@ class CaptionWords(NamedTuple):
     @classmethod
     def of(cls, captions: Sequence[str]) -> "CaptionWords":
         """The words of captions, in lower case. Captions without words make an empty vocabulary."""
+        from sklearn.feature_extraction.text import CountVectorizer  # takes a second to import
+
         counter = CountVectorizer(token_pattern=r"\w+", stop_words="english", binary=True, dtype=np.int32)
         try:
             said = counter.fit_transform(captions)
