@@ -81,7 +81,7 @@ def concept_names(
         if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
             sizes = f"{matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} classes"
             raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
-        member = firing(sp.csr_array(matrix)[labelled], top)  # [n_latents, labelled samples], 0 or 1
+        member = firing(sp.csr_array(matrix)[labelled], top).T.tocsr()  # bool [n_latents, labelled samples]
         support[stream] = member.sum(1).astype(int)
         share = (member @ labels[labelled]).toarray() / np.maximum(support[stream], 1)[:, None]
         shares[stream] = share.max(1)  # over classes, of [n_latents, n_classes]
