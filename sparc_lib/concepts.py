@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import CountVectorizer
 
 from .alignment import firing
 
@@ -82,7 +81,7 @@ def concept_names(
         if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
             sizes = f"{matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} classes"
             raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
-        member = firing(sp.csr_array(matrix)[labelled], top)  # [n_latents, labelled samples], 0 or 1
+        member = firing(sp.csr_array(matrix)[labelled], top).T.tocsr()  # bool [n_latents, labelled samples]
         support[stream] = member.sum(1).astype(int)
         share = (member @ labels[labelled]).toarray() / np.maximum(support[stream], 1)[:, None]
         shares[stream] = share.max(1)  # over classes, of [n_latents, n_classes]
@@ -218,6 +217,8 @@ class CaptionWords(NamedTuple):
     @classmethod
     def of(cls, captions: Sequence[str]) -> "CaptionWords":
         """The words of captions, in lower case. Captions without words make an empty vocabulary."""
+        from sklearn.feature_extraction.text import CountVectorizer  # takes a second to import
+
         counter = CountVectorizer(token_pattern=r"\w+", stop_words="english", binary=True, dtype=np.int32)
         try:
             said = counter.fit_transform(captions)

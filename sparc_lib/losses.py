@@ -87,8 +87,11 @@ def record_activity(model: SPARC, gated: Gated) -> None:
     """
     for name, indices in gated.indices.items():
         counter = model.steps_since_active[name]
-        counter[indices[gated.preactivations[name].gather(1, indices) > ACTIVE]] = 0
-        counter += 1
+        fires = gated.preactivations[name].gather(1, indices) > ACTIVE
+        silent = (~fires).to(counter.dtype)
+        still_silent = torch.ones_like(counter)  # 0 where some sample fires; no mask whose size is waited for
+        still_silent.scatter_reduce_(0, indices.reshape(-1), silent.reshape(-1), "amin")
+        counter.mul_(still_silent).add_(1)
 
 
 @torch.no_grad()

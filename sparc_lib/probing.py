@@ -6,8 +6,6 @@ import numpy as np
 import scipy.sparse as sp
 from joblib import Parallel, delayed
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedShuffleSplit
 
 from .alignment import as_csr
 
@@ -36,6 +34,8 @@ def _balanced_splits(positive: np.ndarray, column: int) -> list[np.ndarray]:
 
 
 def _stratified(rows: np.ndarray, positive: np.ndarray, first: float, second: float, seed: int):
+    from sklearn.model_selection import StratifiedShuffleSplit  # takes a second to import
+
     split = StratifiedShuffleSplit(1, train_size=first, test_size=second, random_state=seed)
     left, right = next(split.split(rows, positive[rows]))
     return rows[left], rows[right]
@@ -58,6 +58,8 @@ def _fit(activation: np.ndarray, target: np.ndarray, solver: str) -> tuple[float
     count = np.concatenate([np.ones(fires.sum()), silent[silent > 0]])
     if solver == "newton":
         return _newton(x, np.where(y, 1.0, -1.0), count)
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
     model = LogisticRegression(max_iter=1000).fit(x[:, None], y, sample_weight=count)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 

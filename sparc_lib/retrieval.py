@@ -8,7 +8,7 @@ land at chance, not at rank 1, and two copies of one image share their hits. Wit
 code's numbers) this is the usual 1 + #(higher).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -113,14 +113,14 @@ def _rounding(dtype: np.dtype) -> float:
     return 4 * float(np.finfo(dtype).eps)
 
 
-def _count(scores: np.ndarray, relevant: sp.csr_array) -> np.ndarray:
+def _count(scores: Iterable[np.ndarray], relevant: sp.csr_array) -> np.ndarray:
     """How many references score higher than each query's best positive, and how many equal; [2, batch].
 
-    scores [batch, n_reference] are spoilt. relevant: positives of these queries.
+    scores: a row [n_reference] a query, which is spoilt. relevant: positives of these queries.
     """
-    counts = np.empty((2, len(scores)))
-    rounding = _rounding(scores.dtype)
+    counts = np.empty((2, relevant.shape[0]))
     for i, row in enumerate(scores):
+        rounding = _rounding(row.dtype)
         columns = relevant.indices[relevant.indptr[i] : relevant.indptr[i + 1]]
         best = row[columns].max()
         row[columns] = -np.inf
@@ -141,28 +141,30 @@ def _count_sparse(
     as much again to be looked at.
     """
     n = query.shape[0]
-    small = reference.nnz < BLOCKS_BELOW
-    inverted = None if small else reference.T.tocsr()
-
-    def block_scores(rows: slice) -> np.ndarray:
-        return np.ascontiguousarray((reference @ np.ascontiguousarray(query[rows].toarray().T)).T)
-
-    def list_scores(rows: slice) -> np.ndarray:
-        entries = slice(query.indptr[rows.start], query.indptr[rows.stop])
-        return (inverted[query.indices[entries]].T @ query.data[entries])[None]
-
-    scores, step = (block_scores, QUERIES_AT_ONCE) if small else (list_scores, 1)
+    if reference.nnz < BLOCKS_BELOW:
+        counts = []
+        for start in range(0, n, QUERIES_AT_ONCE):
+            rows = slice(start, start + QUERIES_AT_ONCE)
+            scores = reference @ np.ascontiguousarray(query[rows].toarray().T)
+            counts.append(_count(np.ascontiguousarray(scores.T), positives[rows]))
+        return np.concatenate(counts, axis=1)
+    inverted = reference.T.tocsr()
 
     def counted(first: int) -> np.ndarray:
-        last = min(first + QUERIES_PER_TASK, n)
-        counts = []
-        for start in range(first, last, step):
-            rows = slice(start, min(start + step, last))
-            counts.append(_count(scores(rows), positives[rows]))
-        return np.concatenate(counts, axis=1)
+        rows = slice(first, first + QUERIES_PER_TASK)
+        queries = query[rows]
+        return _count(_scores_by_lists(queries, inverted), positives[rows])
 
-    with ThreadPoolExecutor(1 if small else n_jobs) as pool:  # scipy and numpy release the interpreter lock
+    with ThreadPoolExecutor(n_jobs) as pool:  # scipy and numpy release the interpreter lock
         return np.concatenate(list(pool.map(counted, range(0, n, QUERIES_PER_TASK))), axis=1)
+
+
+def _scores_by_lists(queries: sp.csr_array, inverted: sp.csr_array) -> Iterator[np.ndarray]:
+    """Scores [n_reference] of each query. inverted: row l lists the references that have latent l."""
+    latents = np.split(queries.indices, queries.indptr[1:-1])
+    values = np.split(queries.data, queries.indptr[1:-1])
+    for own_latents, own_values in zip(latents, values, strict=True):
+        yield inverted[own_latents].T @ own_values
 
 
 def _count_dense(

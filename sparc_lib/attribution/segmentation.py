@@ -20,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ..data.instances import outlined
 from ..data.knowledge import NO_MASKS
@@ -231,6 +229,9 @@ def mask_map(
     masks: Sequence[np.ndarray], scores: np.ndarray, data: AnnotatedImages, threshold: float = IOU
 ) -> float:
     """COCO mask mAP at one IoU threshold: one detection a region, average precision averaged over classes."""
+    from pycocotools.coco import COCO  # which imports matplotlib
+    from pycocotools.cocoeval import COCOeval
+
     # Matching is per (image, class) and precision per class, so the n-th region of every class may share one
     # image number: the same result from far fewer (image, class) combinations, most of which are empty.
     regions_of_class: Counter[int] = Counter()

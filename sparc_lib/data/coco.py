@@ -20,14 +20,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
-
-from pycocotools.coco import COCO
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..files import aside
 from .download import KnownFile, RemoteFile, obtain
 from .pairs import InstanceMask
 from .photographs import EVERYTHING, DataError, Limits, Pairs, PhotoDataset, chosen, label_matrix, limited
+
+if TYPE_CHECKING:  # pycocotools.coco imports matplotlib
+    from pycocotools.coco import COCO
 
 ARCHIVE = RemoteFile(
     "annotations_trainval2017.zip",
@@ -61,6 +62,8 @@ class CocoDataset(PhotoDataset):
 
     @cached_property
     def _instances(self) -> COCO:
+        from pycocotools.coco import COCO
+
         with contextlib.redirect_stdout(
             io.StringIO()
         ):  # pycocotools reports where a notebook's results belong

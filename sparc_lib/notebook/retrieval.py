@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -129,6 +128,8 @@ def score_matrix(
     spread: standard deviations over seeds, shown where there are any. top: value of the darkest cell. groups:
     rows above which a line is drawn. NaN cells say so with a dash.
     """
+    import seaborn as sns  # half a second
+
     texts = mean.map("{:.3f}".format) + spread.map("\n±{:.3f}".format).where(spread.notna(), "")
     sns.heatmap(
         mean, vmin=0, vmax=top, cmap="Blues", cbar=False, ax=ax, annot=texts, fmt="", annot_kws=MATRIX_TEXT

@@ -4,7 +4,6 @@ interpret."""
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
 
 # Streams and settings share no colour. Colours of Okabe-Ito and Tol and the grey of the controls, told apart
@@ -62,6 +61,8 @@ def literal(text: str) -> str:
 
 def style() -> None:
     """Set the companion's look for all figures of a process."""
+    import seaborn as sns  # half a second, which who saves a table only need not wait
+
     # titley: titles stand on their axes; without it every draw searches for ticks above them, which no figure
     # here has.
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)

@@ -19,7 +19,7 @@ import psutil
 from .. import paths
 from ..files import sync_file, sync_folder
 from ..notebook.results import maxrss_mb, times_file
-from .failures import explained, unfinished
+from .failures import explained, no_kernel, unfinished
 
 MARK = "SPARC_NOTEBOOK_RUN"  # in the environment of all processes of a notebook's run: the file it writes
 
@@ -66,10 +66,17 @@ def _wait_for_one(running: dict[int, "_Run"]) -> Outcome:
     well."""
     while True:
         pid, status, usage = os.wait4(-1, 0)
-        if pid in running:
-            outcome = running[pid].end(os.waitstatus_to_exitcode(status), maxrss_mb(usage.ru_maxrss))
+        if pid not in running:
+            continue
+        run = running[pid]
+        code = os.waitstatus_to_exitcode(status)
+        if run.starts_again(code):
+            running[run.process.pid] = run
             del running[pid]
-            return outcome
+            continue
+        outcome = run.end(code, maxrss_mb(usage.ru_maxrss))
+        del running[pid]
+        return outcome
 
 
 class _Run:
@@ -84,17 +91,45 @@ class _Run:
         for stale in (self.final, self.failed, self.partial, *made_by(notebook, profile)):
             stale.unlink(missing_ok=True)
         self.partial.touch()  # from here on this file tells of a killed run
-        command = [sys.executable, "-P", "-m", "papermill", str(notebook), str(self.partial)]
-        command += ["-k", "python3", "--language", "python", "--cwd", str(notebook.parent)]
-        command += ["-p", "profile", profile, "--start-timeout", "240", "--no-progress-bar", "--log-output"]
-        environment = os.environ | _share(at_once) | {MARK: str(self.partial)}
+        self.command = [sys.executable, "-P", "-m", "papermill", str(notebook), str(self.partial)]
+        self.command += ["-k", "python3", "--language", "python", "--cwd", str(notebook.parent)]
+        self.command += ["-p", "profile", profile]
+        self.command += ["--start-timeout", "240", "--no-progress-bar", "--log-output"]
+        self.environment = os.environ | _share(at_once) | {MARK: str(self.partial)}
         if self.alone:
             print(f"{notebook.stem:<28}", end=" ", flush=True)
+        self.tries = 0
         self.started = time.monotonic()
+        self._start()
+
+    def _start(self) -> None:
+        self.tries += 1
         with open(self.log, "wb") as output:
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+                self.command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=self.environment,
             )
+
+    def starts_again(self, code: int) -> bool:
+        """After papermill ended with `code`: whether it was started a second time, for its kernel never was
+        ready.
+
+        Jupyter chooses free ports, closes them, and the kernel opens them a second later: kernels that start
+        side by side may be given the same one, and then one dies. Nothing has run yet, so nothing is lost.
+        """
+        if code == 0 or self.tries == 2:
+            return False
+        reason = no_kernel(self.partial, self.log)
+        if reason is None:
+            return False
+        print(f"{self.notebook.stem}: its kernel did not start ({reason}); trying again", file=sys.stderr)
+        self.process.returncode = code
+        end_processes(self.partial)
+        self._start()
+        return True
 
     def end(self, code: int, peak_mb: float) -> Outcome:
         """Keep or discard what the ended process made; say how it went."""

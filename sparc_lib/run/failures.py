@@ -18,6 +18,7 @@ UNREADABLE = (
     nbformat.reader.NotJSONError,
 )  # an empty notebook, or one cut by a full disk
 FULL = "No space left on device"
+NO_KERNEL = "Kernel died before replying|Kernel didn't respond"  # jupyter_client's words: it never was ready
 
 
 class Remedy(NamedTuple):
@@ -29,7 +30,12 @@ class Remedy(NamedTuple):
 
 REMEDIES = (
     Remedy(
-        "DeadKernelError|Kernel died|died before replying",
+        NO_KERNEL,
+        "no kernel could be started, at the second try neither: the log has the kernel's own last words (a "
+        "port in use, no memory, a package that cannot be imported); mend that and run again",
+    ),
+    Remedy(
+        "DeadKernelError|Kernel died(?! before)",
         "the kernel was killed or crashed; most often memory has run out ({peak:.1f} of {memory:.1f} GiB "
         "used): close other programs, lower notebooks_at_once in the profile, or take a larger machine",
     ),
@@ -99,6 +105,28 @@ def unfinished(executed: Path) -> str | None:
                 f"the cell that begins {_first_line(cell)!r} did not run to its end; does one call sys.exit?"
             )
     return None
+
+
+def no_kernel(executed: Path, log: Path) -> str | None:
+    """Why a notebook's kernel ended or hung before it ran anything; None if a cell has begun or a kernel was
+    ready.
+
+    executed: what papermill wrote. log: what it and the kernel printed; the kernel's error comes first.
+    """
+    printed = log.read_text(errors="replace")
+    reason = re.search(NO_KERNEL, printed)
+    if reason is None or _has_begun(executed):
+        return None
+    own_error = re.search(r"^[\w.]+Error: .+", printed[: reason.start()], re.MULTILINE)
+    return own_error[0] if own_error else "it printed no error"
+
+
+def _has_begun(executed: Path) -> bool:
+    try:
+        cells = nbformat.read(executed, as_version=4).cells
+    except UNREADABLE:
+        return False  # papermill had not written a line
+    return any(cell.get("execution_count") is not None or cell.get("outputs") for cell in cells)
 
 
 def explained(fault: str, failed: Path, log: Path, peak_mb: float) -> str:

@@ -18,7 +18,6 @@ import scipy.sparse as sp
 import torch
 from scipy.linalg import eigh, orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from ..alignment import as_csr
@@ -78,6 +77,8 @@ def fit_centred(query: Tensor, reference: Tensor) -> PairMap:
 def fit_ridge(query: Tensor, reference: Tensor, alphas: tuple[float, ...] = ALPHAS) -> PairMap:
     """Predict the reference from the query by ridge regression. The penalty is that of the smallest error on
     the last fifth of the samples when fitted on the others; then all are used."""
+    from sklearn.linear_model import Ridge  # takes a second to import
+
     q, r, q_mean, r_mean = _pair(query, reference)
     cut = len(q) - len(q) // 5
     errors = []

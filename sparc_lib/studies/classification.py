@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from ..model import SPARC
@@ -159,6 +158,8 @@ def _scores(model: nn.Module, test: Inputs, batch_size: int, device: str) -> np.
 
 
 def _average_precision(scores: np.ndarray, positive: np.ndarray) -> Classified:
+    from sklearn.metrics import average_precision_score  # takes a second to import
+
     usable = positive.any(0) & ~positive.all(0)
     if not usable.any():
         raise ValueError(f"test_labels: none of {positive.shape[1]} classes has both positives and negatives")

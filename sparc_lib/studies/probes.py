@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from sklearn.metrics import average_precision_score
 
 from ..evaluation import encode_store
 from ..model import SPARC
@@ -177,6 +176,8 @@ def _paired(split: Split) -> Iterator[tuple[np.ndarray | sp.csr_array, np.ndarra
 
 def _precisions(split: Split, weights: np.ndarray, bias: np.ndarray, learnable: np.ndarray) -> np.ndarray:
     """Average precision [C]; NaN where a class has no positive or no negative."""
+    from sklearn.metrics import average_precision_score  # takes a second to import
+
     scores = np.concatenate([x @ weights + bias for x, _ in _paired(split)])
     truth, precisions = split.labels.astype(bool).tocsc(), np.full(len(bias), np.nan)
     positives = np.diff(truth.indptr)

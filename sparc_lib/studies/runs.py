@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -20,7 +20,6 @@ from joblib import cpu_count
 from .. import paths
 from ..data import catalogue as data_sets
 from ..data.pairs import PairedDataset
-from ..features.encoders import ClipEncoder, DinoEncoder, demand_input_sizes
 from ..features.extraction import Extraction, encode_blocks, extract, keep_blocks
 from ..model import SPARC
 from ..profiles import Profile, Setting
@@ -30,6 +29,9 @@ from .announced import Announced
 from .parallel import each
 from .sources import code_of
 from .stages import is_finished, stage
+
+if TYPE_CHECKING:  # importing transformers and open_clip takes seconds
+    from ..features.encoders import ClipEncoder, DinoEncoder
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -46,15 +48,13 @@ def best_device() -> str:
 def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
     """The image-caption pairs of a split. Raises DataError when its images are missing.
 
-    single_captions: for COCO a pair per caption, not one of all captions of an image (F15); no difference
-    elsewhere.
+    single_captions: for COCO a pair per caption, not one per image (F15); no difference elsewhere.
     """
     return data_sets.load_whole(profile, split, single_captions)
 
 
 def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
-    """(taxonomy, names): the hierarchy above the label columns `classes`, and display names for its label
-    names."""
+    """(taxonomy, names): the hierarchy above the label columns `classes`, and its display names."""
     return data_sets.concepts(profile, classes)
 
 
@@ -91,8 +91,9 @@ def is_control(store: FeatureStore) -> bool:
 def encoders(
     profile: Profile, random_weights: int | None = None, device: str = "cpu"
 ) -> tuple[DinoEncoder, ClipEncoder]:
-    """The profile's two frozen encoders; with a seed in ``random_weights`` the same networks, never
-    trained."""
+    """The profile's two frozen encoders; with a seed as `random_weights` the same networks, untrained."""
+    from ..features.encoders import ClipEncoder, DinoEncoder, demand_input_sizes
+
     spec = profile.encoders
     common = dict(random_weights=random_weights, device=device, precision=spec.precision)
     dino = DinoEncoder(spec.dino.location, revision=spec.dino.revision, **common)
@@ -162,8 +163,7 @@ class Share(NamedTuple):
 def encode_share(
     profile: Profile, split: str, random_weights: int | None, share: Share, progress: bool = True
 ) -> None:
-    """One process's part of `features`: blocks of the profile's split, left where `features` looks for
-    them."""
+    """One process's part of `features`: blocks of the profile's split, left where it looks for them."""
     if random_weights is not None:
         profile = control(profile)
     dino, clip = encoders(profile, random_weights, best_device())

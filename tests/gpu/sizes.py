@@ -68,6 +68,10 @@ TINY = Sizes(
 )
 
 
+class SkipPart(Exception):
+    """A part that has nothing to do on this machine, with the reason."""
+
+
 class Deadline:
     """Seconds that a part has from now on."""
 

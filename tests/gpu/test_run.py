@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu.main import what_is_wrong
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 RUN = Path(__file__).parent / "run.sh"
-PARTS = ["checks", "train_step", "epoch", "extraction", "evaluation"]
+PARTS = ["checks", "train_step", "captured_graph", "epoch", "extraction", "evaluation"]
+NEEDS_CUDA = "captured_graph"
 
 
 def run(out, *arguments, **environment):
@@ -40,8 +42,12 @@ def test_every_part_runs(whole):
     answer, report, _ = whole
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert [one["part"] for one in report["parts"]] == PARTS
-    assert {one["status"] for one in report["parts"]} == {"ok"}
-    assert all(one["rows"] and one["seconds"] > 0 and one["peak_rss_gib"] > 0.1 for one in report["parts"])
+    for one in report["parts"]:
+        assert one["seconds"] > 0 and one["peak_rss_gib"] > 0.1
+        if one["part"] == NEEDS_CUDA:
+            assert one["status"] == "skipped" and "this run is on cpu" in one["reason"]
+        else:
+            assert one["status"] == "ok" and one["rows"]
     assert report["tiny"] and report["machine"]["torch"] == torch.__version__
     assert {"card", "processor", "cores", "python", "missing"} <= report["machine"].keys()
 
@@ -77,9 +83,11 @@ def test_extraction_names_its_bound(whole):
 def test_the_markdown_has_every_part_and_row(whole):
     _, report, out = whole
     text = (out / "report.md").read_text()
-    assert all(f"## {name}: ok" in text for name in PARTS) and "Tiny sizes" in text
+    tables = [name for name in PARTS if name != NEEDS_CUDA]
+    assert all(f"## {name}: ok" in text for name in tables) and "Tiny sizes" in text
+    assert f"## {NEEDS_CUDA}: skipped" in text
     n_rows = sum(len(one["rows"]) for one in report["parts"])
-    assert sum(line.startswith("| ") for line in text.splitlines()) == n_rows + 2 * len(PARTS)
+    assert sum(line.startswith("| ") for line in text.splitlines()) == n_rows + 2 * len(tables)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -99,10 +107,26 @@ def test_a_missing_package_is_named_and_its_part_skipped(tmp_path):
     (tmp_path / "stub" / "scipy.py").write_text("raise ModuleNotFoundError('no scipy', name='scipy')")
     environment = {"PYTHONPATH": str(tmp_path / "stub")}
     answer, report = run(tmp_path, "--device", "cpu", "--only", "evaluation", **environment)
-    assert answer.returncode == 0
+    assert answer.returncode == 1 and "every part was skipped" in answer.stderr
     assert report["parts"][0]["status"] == "skipped"
     assert report["parts"][0]["reason"] == "the package scipy is missing"
     assert "## evaluation: skipped" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "states, fault",
+    [
+        ({"checks": "ok", "captured_graph": "skipped"}, None),
+        ({"checks": "failed", "train_step": "ok"}, "failed: checks"),
+        ({"checks": "ok", "train_step": "skipped"}, "nothing is known without: train_step"),
+        ({"epoch": "skipped", "extraction": "skipped"}, "every part was skipped"),
+        ({"epoch": "skipped", "extraction": "ok"}, None),
+    ],
+)
+def test_a_check_passes_only_if_what_it_needs_was_done(states, fault):
+    parts = [{"part": name, "status": status} for name, status in states.items()]
+    found = what_is_wrong(parts)
+    assert (found is None) == (fault is None) and (fault or "") in (found or "")
 
 
 def test_wheels_must_be_there(tmp_path):

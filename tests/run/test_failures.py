@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from sparc_lib import paths
 from sparc_lib.run import failures
-from sparc_lib.run.failures import explained, parameters_fault, unfinished, weights_fault
+from sparc_lib.run.failures import explained, no_kernel, parameters_fault, unfinished, weights_fault
 
 
 def saved(folder, *cells):
@@ -45,6 +45,36 @@ def test_a_cell_that_did_not_run_to_its_end_is_named(tmp_path, cells, named):
 def test_a_notebook_cut_by_a_full_disk_is_not_finished(tmp_path, text):
     (tmp_path / "00_a.ipynb").write_text(text)
     assert "cannot be read" in unfinished(tmp_path / "00_a.ipynb")
+
+
+NEVER_READY = (
+    "zmq.error.ZMQError: Address already in use\nRuntimeError: Kernel died before replying to kernel_info"
+)
+
+
+@pytest.mark.parametrize(
+    "cells, printed, reason",
+    [
+        ([new_code_cell("1")], NEVER_READY, "zmq.error.ZMQError: Address already in use"),
+        ([new_code_cell("1")], "RuntimeError: Kernel didn't respond in 240 seconds", "it printed no error"),
+        (
+            [new_code_cell("1")],
+            "nbclient.exceptions.DeadKernelError: Kernel died",
+            None,
+        ),  # ready, then killed
+        ([ran("1"), new_code_cell("2")], NEVER_READY, None),  # a cell printed these words
+    ],
+)
+def test_a_kernel_that_never_was_ready_is_told_from_one_that_died_at_work(tmp_path, cells, printed, reason):
+    log = tmp_path / "log"
+    log.write_text(printed)
+    assert no_kernel(saved(tmp_path, *cells), log) == reason
+
+
+def test_without_a_notebook_no_cell_has_begun(tmp_path):
+    (tmp_path / "log").write_text(NEVER_READY)
+    (tmp_path / "00_a.ipynb").touch()
+    assert no_kernel(tmp_path / "00_a.ipynb", tmp_path / "log") is not None
 
 
 def parameters(source, tags=("parameters",)):

@@ -1,8 +1,10 @@
 """Runs end whole or not at all, whatever ends the processes, and leave none behind."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -21,7 +23,8 @@ def test_ends_of_strangers_are_not_taken_for_a_notebooks(monkeypatch):
     """As process 1 of a container the runner is told of orphans that end, too."""
     ends = [(4711, 0, None), (12, 0, SimpleNamespace(ru_maxrss=0))]
     monkeypatch.setattr(os, "wait4", lambda *_: ends.pop(0))
-    running = {12: SimpleNamespace(end=lambda code, _: f"ended with {code}")}
+    run = SimpleNamespace(starts_again=lambda code: False, end=lambda code, _: f"ended with {code}")
+    running = {12: run}
     assert execution._wait_for_one(running) == "ended with 0" and running == {}
 
 
@@ -127,3 +130,72 @@ def test_a_failed_or_killed_notebook_leaves_nothing_that_looks_finished(notebook
     files, finished = left(scratch)
     assert finished == {"results/smoke/01_other.csv"}  # another notebook's table is none of its business
     assert "results/smoke/notebooks/00_a.ipynb.failed" in files
+
+
+# A kernel whose port another program holds, at its first start or at every one, as its argument says.
+TAKEN_PORT = """
+import json, os, socket, sys
+from pathlib import Path
+
+connection_file, times, starts = sys.argv[1:4]
+with open(starts, "a") as file:
+    file.write("start\\n")
+if times == "always" or len(Path(starts).read_text().split()) == 1:
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", json.loads(Path(connection_file).read_text())["shell_port"]))
+    holder.listen()
+    holder.set_inheritable(True)
+os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", connection_file])
+"""
+
+
+EXECUTE = """
+import sys
+from pathlib import Path
+from sparc_lib.run.execution import execute
+
+outcomes = execute(sorted(Path(sys.argv[1]).glob("*.ipynb")), "smoke", Path(sys.argv[2]))
+sys.exit(not all(outcome.ok for outcome in outcomes))
+"""
+
+
+@pytest.fixture
+def with_taken_port(tmp_path):
+    """run(times, folder): execute the notebooks with that kernel; returns (what ended, number of starts).
+
+    Below run_all.sh, which takes no other kernel than the one of its environment.
+    """
+
+    def run(times, folder):
+        spec_folder = tmp_path / "jupyter/kernels/python3"
+        spec_folder.mkdir(parents=True)
+        (spec_folder / "kernel.py").write_text(TAKEN_PORT)
+        starts = tmp_path / "starts"
+        command = [sys.executable, str(spec_folder / "kernel.py"), "{connection_file}", times, str(starts)]
+        spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+        (spec_folder / "kernel.json").write_text(json.dumps(spec))
+        done_dir = paths.results_dir("smoke") / "notebooks"
+        done_dir.mkdir()
+        arguments = [sys.executable, "-c", EXECUTE, str(folder), str(done_dir)]
+        extra = environment(JUPYTER_PATH=str(tmp_path / "jupyter"))
+        done = subprocess.run(arguments, env=extra, capture_output=True, text=True, timeout=300)
+        return done, len(starts.read_text().split())
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_kernel_that_never_started_is_tried_again_with_a_warning(notebooks, scratch, with_taken_port):
+    done, n_starts = with_taken_port("once", notebooks(n00_a=[SAVE % "00"], n01_b=["1"]))
+    assert done.returncode == 0 and n_starts == 3, done.stderr
+    assert "00_a: its kernel did not start (zmq.error.ZMQError: Address already in use" in done.stderr
+    assert "results/smoke/00_table.csv" in left(scratch)[1]
+
+
+@pytest.mark.slow
+def test_a_kernel_that_never_starts_is_a_failure_with_its_own_remedy(notebooks, scratch, with_taken_port):
+    done, n_starts = with_taken_port("always", notebooks(n00_a=["1"]))
+    assert done.returncode == 1 and n_starts == 2
+    assert "no kernel could be started, at the second try neither" in done.stderr
+    assert "memory has run out" not in done.stderr
+    assert left(scratch)[1] == set()

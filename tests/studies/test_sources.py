@@ -86,6 +86,14 @@ def test_rooms_bring_what_they_import_and_nothing_above_them(copy):
     assert not any(file.startswith(("studies/", "features/")) for file in training)
 
 
+def test_imports_inside_functions_count(tmp_path):
+    """What is slow to import is imported where it is used, and decides results all the same."""
+    (tmp_path / "rows.py").write_text("def f():\n    from .lists import g\n\n    return g()\n")
+    (tmp_path / "lists.py").write_text("def g():\n    return 1\n")
+    assert set(codes(tmp_path, "rows")) == {"rows.py", "lists.py"}
+    assert "features/hub.py" in codes(LIBRARY, "studies")  # by way of runs.encoders
+
+
 def test_data_files_of_a_room_count_with_any_of_its_files(copy):
     before = codes(copy, "claims")
     assert {"claims/claims.yaml", "claims/quantities.yaml", "claims/published_results.json"} <= set(before)
