@@ -180,7 +180,7 @@ def trained_baseline(profile: Profile, kind: Kind, seed: int, store: FeatureStor
     model = untrained(profile, setting, seed, store)
 
     def build(partial: Path) -> None:
-        config = train_config(profile, setting.cross_weight, seed, store)
+        config = train_config(profile, setting, seed, store)
         trained = train_shared_code(kind, copy.deepcopy(model).to(device), store.resident(device), config)
         if kind == "crosscoder":
             trained = single_stream(trained, train_means(store))
