@@ -114,6 +114,7 @@ class Crosscoder(SPARC):
 
     def __init__(self, trained: SPARC, means: Mapping[str, Tensor]):
         super().__init__(**trained.config, generator=torch.Generator())
+        self.to(trained.pre_bias[self.streams[0]])  # its type and device
         self.load_state_dict(trained.state_dict())
         self.absent = nn.ParameterDict()
         for stream, mean in means.items():
