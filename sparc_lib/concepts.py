@@ -91,6 +91,57 @@ def concept_names(
     return ConceptNames(list(classes), named, shares, support)
 
 
+def lift_names(
+    codes: Mapping[str, sp.csr_matrix],
+    facts: sp.csr_array,
+    terms: Sequence[str],
+    top: int = 50,
+    least: float = 0.5,
+    lift: float = 2.0,
+    prior: int = 3,
+) -> ConceptNames:
+    """Name every latent by the fact that its most activating samples tell most about.
+
+    codes {stream: CSR [n, n_latents]}, facts bool CSR [n, n_facts]. With b the base rate of a fact and p its
+    share of the `top` most activating samples, `prior` samples at the base rate added, the name is the
+    fact of the largest p log2(p / b): what the latent's firing tells, in bits. It must be true of the share
+    `least` at least, and `lift` times as often as at large. Ties go to the first. `purity` is the share
+    without the prior. ValueError for unequal lengths.
+    """
+    facts = sp.csr_array(facts).astype(np.float64)
+    base = np.asarray(facts.mean(0)).ravel()
+    named, shares, support = {}, {}, {}
+    for stream, matrix in codes.items():
+        if matrix.shape[0] != facts.shape[0] or facts.shape[1] != len(terms):
+            sizes = f"{matrix.shape[0]} codes, facts {facts.shape} and {len(terms)} terms"
+            raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
+        member = firing(sp.csr_array(matrix), top)  # [n_latents, n], 0 or 1
+        support[stream] = member.sum(1).astype(int)
+        hits = (member @ facts).toarray()  # [n_latents, n_facts]
+        share = (hits + prior * base) / (support[stream] + prior)[:, None]
+        ratio = share / np.maximum(base, 1e-12)
+        bits = np.where((share >= least) & (ratio >= lift), share * np.log2(np.maximum(ratio, 1e-12)), 0.0)
+        best = bits.argmax(1)
+        named[stream] = np.where(bits.max(1) > 0, best, NO_NAME)
+        shares[stream] = np.take_along_axis(hits, best[:, None], 1)[:, 0] / np.maximum(support[stream], 1)
+    return ConceptNames(list(terms), named, shares, support)
+
+
+def fact_scores(codes: sp.csr_matrix, facts: sp.csr_array) -> np.ndarray:
+    """F1 of every latent's firing (z > 0) as a detector of every fact, float32 [n_facts, n_latents].
+
+    codes CSR [n, n_latents] of one stream, facts bool CSR [n, n_facts]. F1 = 2 TP / (fired + true); 0 where
+    a latent never fires. ValueError for unequal lengths.
+    """
+    if codes.shape[0] != facts.shape[0]:
+        raise ValueError(f"codes of {codes.shape[0]} samples and facts of {facts.shape[0]}: need the same")
+    active = (sp.csr_array(codes) > 0).astype(np.float32)
+    true = sp.csr_array(facts).astype(np.float32)
+    both = (true.T @ active).toarray()
+    total = np.asarray(true.sum(0)).ravel()[:, None] + np.asarray(active.sum(0)).ravel()
+    return 2 * both / np.maximum(total, 1)
+
+
 def class_latents(codes: sp.csr_matrix, labels: sp.csr_array, more_than: int = 50) -> np.ndarray:
     """The published rule for segmentation: bool [n_classes, n_latents], latents of one stream that are active
     in more than `more_than` of the class's samples."""

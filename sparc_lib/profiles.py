@@ -15,6 +15,7 @@ from .yaml_files import fault_sentence, read_yaml
 
 Gate = Literal["global", "local"]
 PreBias = Literal["zero", "mean"]
+StartRows = Literal["random", "data"]
 Rival = Literal[  # what `studies.rivals` trains by other objectives, and what `studies.gates` fits
     "usae", "crosscoder", "group_sparse", "iso_energy", "shared_private", "frozen_decoder", "frozen_encoder",
     "matched", "ridge", "procrustes", "cca", "cca_k", "raw_clip",
@@ -105,7 +106,8 @@ class SparcSpec:
     dead_after: Steps  # steps without z > 1e-3
     redraw_every: Steps | None  # steps; null never re-draws dead latents
     precision: Literal["float32", "bfloat16"] = "float32"  # of the dense product in training
-    pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `centre_pre_bias`
+    pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `start.py`
+    rows: StartRows = "random"  # before training; "data": directions of train samples
     stream_dropout: Share = 0.0  # of the global gate's voters in training, see `gates.draw_voters`
 
 

@@ -17,8 +17,20 @@ from .files import aside
 from .gates import Voters, draw_voters
 from .losses import DECODER, ENCODER, LossTerms, gated_loss, record_activity, redraw_dead
 from .model import SPARC, Streams
-from .profiles import STRICT, PreBias, Rate, Seed, Share, SparcSpec, Steps, Switch, Weight
+from .profiles import (
+    STRICT,
+    PreBias,
+    Rate,
+    Seed,
+    Share,
+    SparcSpec,
+    StartRows,
+    Steps,
+    Switch,
+    Weight,
+)
 from .sparse_ops import normalise_rows_
+from .start import start
 
 log = logging.getLogger(__name__)
 Precision = Literal["float32", "bfloat16"]
@@ -98,6 +110,7 @@ class TrainConfig:
     checkpoint_epochs: Steps | None = 1
     precision: Precision = "float32"
     pre_bias: PreBias = "zero"
+    rows: StartRows = "random"
     stream_dropout: Share = 0.0
 
     @classmethod
@@ -123,22 +136,6 @@ class TrainConfig:
 
 
 PAPER = TrainConfig()
-
-
-@torch.no_grad()
-def centre_pre_bias(model: SPARC, data: Data) -> None:
-    """Set the pre-bias of every stream to the mean of its features in `data`, before training.
-
-    The published training starts from 0. With a mean large beside the spread, as in features of CLIP, many
-    latents are then born dead; centring removes that (arXiv:2605.31518). An option of ours, off by default.
-    """
-    feed, device = as_feed(data), next(model.parameters()).device
-    totals: dict[str, torch.Tensor] = {}
-    for batch in feed.batches(1024, shuffle=False, device=device):
-        for name, x in present(model, batch, every=True).items():
-            totals[name] = totals.get(name, 0) + x.double().sum(0)
-    for name, total in totals.items():
-        model.pre_bias[name].copy_(total / len(feed))
 
 
 class TrainResult(NamedTuple):
@@ -174,8 +171,8 @@ def train(
     if path and path.exists():
         run.load()
         log.info("%s: going on after step %d of %d", path, run.step, n_steps)
-    elif config.pre_bias == "mean":
-        centre_pre_bias(model, feed)
+    else:
+        start(model, feed, config.pre_bias, config.rows, _generator(config.seed, 2))
     with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step", desc="training") as bar:
         for epoch in range(run.step // per_epoch, config.epochs):
             order = _generator(config.seed, 0, epoch)  # one per epoch: resuming needs no generator state
@@ -191,7 +188,7 @@ def train(
                 for group in run.optimizer.param_groups:
                     group["lr"] = config.lr_at(run.step, n_steps)
                 streams = present(model, batch, every=True)
-                voters = draw_voters(streams, config.stream_dropout, _generator(config.seed, 2, run.step))
+                voters = draw_voters(streams, config.stream_dropout, _generator(config.seed, 3, run.step))
                 cross_weight, aux_weight, precision = config.cross_weight, config.aux_weight, config.precision
                 terms = train_step(model, run.optimizer, streams, cross_weight, aux_weight, precision, voters)
                 run.watch(terms.total)

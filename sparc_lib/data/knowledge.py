@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from ..miniworld.captions import Caption
+from ..miniworld.facts import scene_facts
 from ..miniworld.reader import ReadersBound, readers_bound
 from ..miniworld.scenes import Scene
 from .pairs import PairedDataset
@@ -39,6 +42,34 @@ def known_scenes(data: PairedDataset, n: int | None = None) -> tuple[list[Scene]
 def known_oracle(scenes: Sequence[Scene], captions: Sequence[Caption]) -> ReadersBound:
     """`readers_bound`, which needs facts: NaN where there are none."""
     return readers_bound(scenes, captions) if len(scenes) else ReadersBound(float("nan"), float("nan"))
+
+
+class Vocabulary(NamedTuple):
+    """What is true of the n samples of a data set, in words.
+
+    terms, kinds [n_terms]: "red roof" is a "part colour". true: bool CSR [n, n_terms]. ids [n]: of the
+    samples.
+    """
+
+    terms: list[str]
+    kinds: list[str]
+    true: sp.csr_array
+    ids: list[str]
+
+    def of(self, ids: Sequence[str]) -> Vocabulary:
+        """The same for the samples `ids` alone. Raises KeyError for one that is not in the data set."""
+        row = {name: number for number, name in enumerate(self.ids)}
+        return self._replace(true=self.true[[row[name] for name in ids]], ids=list(ids))
+
+
+def vocabulary(data: PairedDataset) -> Vocabulary:
+    """All facts of drawn scenes; of photographs the classes that they are labelled with."""
+    first = data.facts(0)
+    if first is None:
+        return Vocabulary(data.classes, ["class"] * len(data.classes), data.labels, data.ids)
+    scenes = [data.facts(row).scene for row in range(len(data))]
+    facts = scene_facts(scenes)
+    return Vocabulary(list(facts.names), list(facts.kinds), facts.matrix, data.ids)
 
 
 def objects_per_image(data: PairedDataset) -> np.ndarray:

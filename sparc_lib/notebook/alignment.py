@@ -124,13 +124,32 @@ def jaccard_by_depth(ax: Axes, table: pd.DataFrame, controls: pd.DataFrame) -> A
     for (kind, setting), rows in controls.groupby(["model", "setting"], sort=False):
         label = kind if setting == controls.setting.iloc[0] else None
         dashes = ":" if kind == "untrained" else "--"
-        ax.plot(rows.depth, rows.jaccard, color=CONTROL_COLOUR, lw=1.2, ls=dashes, label=label)
+        mean = rows.groupby("depth").jaccard.mean()
+        ax.plot(mean.index, mean, color=CONTROL_COLOUR, lw=1.2, ls=dashes, label=label)
     for setting, rows in table.groupby("setting", sort=False):
         mean = rows.groupby("depth").jaccard.mean()
         colour = setting_colour(setting)
         ax.plot(mean.index, mean, color=colour, lw=2, label=setting_name(setting))
         ax.scatter(rows.depth, rows.jaccard, color=colour, s=10, zorder=3)
     ax.set(xlabel="taxonomy depth", xticks=sorted(table.depth.unique()), ylim=(0, 1.03))
+    return ax
+
+
+TREE_DASHES = {"own": "-", "coarser": "--", "finer": ":"}
+
+
+def tree_curves(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Place between floor and ceiling against depth, a line a model and tree; mean over seeds and halves.
+
+    table: rows of `studies.trees` of one coding. Untrained models are grey.
+    """
+    for (model, setting, tree), rows in table.groupby(["model", "setting", "tree"], sort=False):
+        mean = rows.groupby("depth").place.mean().dropna()
+        colour = setting_colour(setting) if model == "trained" else CONTROL_COLOUR
+        name = setting_name(setting) if model == "trained" else model
+        ax.plot(mean.index, mean, color=colour, ls=TREE_DASHES[tree], lw=1.8, label=f"{name}, {tree} tree")
+    ax.axhline(0, color="black", lw=1)
+    ax.set(xlabel="depth", xticks=sorted(table.depth.unique()))
     return ax
 
 

@@ -1,6 +1,11 @@
 """Tolerance checks whose printed line is the same on every machine."""
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Numbers = float | Sequence[float]
 
 
 def check(name: str, value: float, expected: float, tolerance: float, profile: str = "mini") -> None:
@@ -31,6 +36,25 @@ def check(name: str, value: float, expected: float, tolerance: float, profile: s
             "again and change the expectation in this cell"
         )
     print(f"ok  {name} within {allowed}")
+
+
+def above(statement: str, high: Numbers, low: Numbers, profile: str = "mini", margin: float = 0.0) -> None:
+    """Assert that every value of `high` exceeds every value of `low` by more than the margin.
+
+    high, low: one number, or one a seed. Prints the statement, which the reading above the cell makes. As
+    with `check`, nothing fails on other profiles: there the line says whether it is so.
+    """
+    lowest, highest = float(np.min(high)), float(np.max(low))
+    holds = lowest - highest > margin
+    if profile != "mini":
+        print(f"--  {statement}: {'so' if holds else 'not so'} on {profile}")
+        return
+    if not holds:
+        raise AssertionError(
+            f"{statement}: the lowest of {high} does not exceed the highest of {low} by more than {margin}. "
+            "If the change is meant, write the reading above anew"
+        )
+    print(f"ok  {statement}")
 
 
 def _number(x: float) -> str:

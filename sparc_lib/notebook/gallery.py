@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,8 @@ import scipy.sparse as sp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..alignment import LabelCounts
-from ..concepts import FoundLatent, strongest
+from ..concepts import NO_NAME, FoundLatent, lift_names, strongest
+from ..data.knowledge import Vocabulary
 from ..data.pairs import PairedDataset
 from ..store.reader import FeatureStore
 from .pictures import FRAME, SIDE, Line, StorePictures, caption_list, sheet
@@ -23,9 +24,10 @@ LEAST = 0.005  # of all samples: the best latents fire on at least so many
 
 
 class Exhibit(NamedTuple):
-    """One latent. why: "best" or "random". concept: column of the class that stands out most on its samples;
-    `share` of them carry it, `base` of all samples do. jaccard: its hierarchical Jaccard. top[stream]: store
-    rows of its strongest distinct images, best first."""
+    """One latent. why: "best" or "random". concept: the column of a vocabulary that names it, by `lift_names`
+    on its strongest samples in any stream, or NO_NAME; `share` of these are so, `base` of all samples are.
+    jaccard: its hierarchical Jaccard, or NaN. top[stream]: store rows of its strongest distinct images, best
+    first."""
 
     latent: int
     why: str
@@ -36,22 +38,10 @@ class Exhibit(NamedTuple):
     top: dict[str, np.ndarray]
 
 
-def agreement_score(
-    counts: LabelCounts, per_latent: np.ndarray, null: np.ndarray, min_samples: int
-) -> np.ndarray:
-    """J - J_shuffled, [n_latents]; -inf for latents with fewer than `min_samples` samples in some stream.
-
-    per_latent [n_latents]: Jaccard; null [repeats, n_latents]: of the same latents with random partners,
-    which keeps those out that fire on everything and so agree with any other.
-    """
-    support = np.min([counts.support[stream] for stream in counts.streams], axis=0)
-    return np.where(support >= min_samples, per_latent - null.mean(0), -np.inf)
-
-
 def exhibits(
     codes: Mapping[str, sp.csr_matrix],
     store: FeatureStore,
-    counts: LabelCounts,
+    words: Vocabulary,
     per_latent: np.ndarray,
     null: np.ndarray,
     generator: np.random.Generator,
@@ -59,70 +49,110 @@ def exhibits(
     n_random: int = 2,
     n_top: int = 5,
 ) -> list[Exhibit]:
-    """The latents of highest `agreement_score`, then random ones of those with a Jaccard above 0 beyond them.
+    """The latents whose Jaccard exceeds most what they reach with random partners, then random others.
 
-    codes {stream: CSR [n, n_latents]} of the store's samples. The best fire on at least `LEAST` of them in
-    every stream: rare latents agree or not by luck. Fewer come back if fewer latents qualify.
+    codes {stream: CSR [n, n_latents]} and words are of the store's samples. per_latent [n_latents]: Jaccard;
+    null [repeats, n_latents]: of the same latents with random partners, which keeps those out that fire on
+    everything and so agree with any other. The best fire on at least `LEAST` of the samples in every stream:
+    rare latents agree or not by luck. The others have a Jaccard above 0. Fewer come back if fewer qualify.
     """
-    score = agreement_score(counts, per_latent, null, max(5, round(LEAST * len(store))))
-    best = np.argsort(-score, kind="stable")[: np.isfinite(score).sum()][:n_best]
-    others = generator.permutation(np.setdiff1d(np.flatnonzero(per_latent > 0), best))[:n_random]
     columns = {stream: matrix.tocsc() for stream, matrix in codes.items()}
-    base = np.asarray(store.labels.mean(0)).ravel()
+    support = np.min([np.diff(matrix.indptr) for matrix in columns.values()], axis=0)
+    often = support >= max(5, round(LEAST * len(store)))
+    excess = np.where(often, per_latent - null.mean(0), -np.inf)
+    best = np.argsort(-excess, kind="stable")[: often.sum()][:n_best]
+    others = generator.permutation(np.setdiff1d(np.flatnonzero(per_latent > 0), best))[:n_random]
+    names = lift_names({"any": reduce(_larger, codes.values())}, words.true, words.terms)
+    base = np.asarray(words.true.mean(0)).ravel()
     chosen = []
     for latent, why in [*((i, "best") for i in best), *((i, "random") for i in others)]:
-        carried = sum(counts[stream][latent] for stream in counts.streams)
-        share = carried / sum(counts.support[stream][latent] for stream in counts.streams)
-        concept = int((share - base).argmax())
+        concept = int(names.named["any"][latent])
+        rate = 0.0 if concept == NO_NAME else float(base[concept])
+        numbers = float(names.purity["any"][latent]), rate, float(per_latent[latent])
         top = {
             stream: strongest(matrix[:, [latent]], store.image_ids, n_top)
             for stream, matrix in columns.items()
         }
-        numbers = float(share[concept]), float(base[concept]), float(per_latent[latent])
         chosen.append(Exhibit(int(latent), why, concept, *numbers, top))
     return chosen
 
 
-def gallery(fig: Figure, shown: Sequence[Exhibit], store: FeatureStore, data: PairedDataset) -> Figure:
+def namesakes(
+    codes: Mapping[str, sp.csr_matrix], store: FeatureStore, words: Vocabulary, n: int = 3, n_top: int = 5
+) -> list[Exhibit]:
+    """The latents that all streams name alike, most firmly first, of each name one; fewer if there are fewer.
+
+    How firmly: by the stream that is least sure (`ConceptNames.firm`). codes and words as for `exhibits`.
+    """
+    names = lift_names(codes, words.true, words.terms)
+    named = np.stack(list(names.named.values()))
+    alike = (named == named[0]).all(0) & (named[0] != NO_NAME)
+    firm = np.min([names.firm(stream) for stream in codes], axis=0)
+    base = np.asarray(words.true.mean(0)).ravel()
+    best_of_name: dict[int, int] = {}
+    for latent in np.argsort(-np.where(alike, firm, -np.inf), kind="stable")[: alike.sum()]:
+        best_of_name.setdefault(int(named[0, latent]), int(latent))
+    chosen = []
+    for concept, latent in list(best_of_name.items())[:n]:
+        share = float(np.mean([purity[latent] for purity in names.purity.values()]))
+        top = {
+            stream: strongest(matrix.tocsc()[:, [latent]], store.image_ids, n_top)
+            for stream, matrix in codes.items()
+        }
+        chosen.append(Exhibit(latent, "named alike", concept, share, float(base[concept]), np.nan, top))
+    return chosen
+
+
+def _larger(one: sp.csr_matrix, other: sp.csr_matrix) -> sp.csr_matrix:
+    return one.maximum(other)
+
+
+def gallery(
+    fig: Figure, shown: Sequence[Exhibit], store: FeatureStore, words: Vocabulary, data: PairedDataset
+) -> Figure:
     """A line per latent: one row of images per image stream, and the captions of the text stream.
 
-    Frames in the stream's colour and black text mark samples that carry the latent's main class; grey means
-    that they do not. data: the data set the store was made from.
+    Frames in the stream's colour and black text mark samples of which the latent's name is true; grey means
+    that it is not, or that there is no name. data: the data set the store was made from.
     """
     pictures = StorePictures(store, data)
     columns = max(len(rows) for exhibit in shown for rows in exhibit.top.values())
     panels = fig.subplots(len(shown), 2, width_ratios=[1, 1.12], squeeze=False)
     for (left, right), exhibit in zip(panels, shown):
-        _scenes(left, exhibit, pictures, columns)
+        _scenes(left, exhibit, pictures, words, columns)
         left.set_title(f"Latent {exhibit.latent} ({exhibit.why})", fontsize=9)
         lines = []
         rows = exhibit.top.get(TEXT, ())
-        for row, carries in zip(rows, _carries(store, rows, exhibit.concept)):
+        for row, carries in zip(rows, _carries(words, rows, exhibit.concept)):
             if carries:
                 lines.append(Line(store.captions[row], bullet_colour=stream_colour(TEXT)))
             else:
                 lines.append(Line(store.captions[row], colour=CONTROL_COLOUR, bullet_colour=PALE))
         caption_list(right, lines, width=76, size=7.5)
-        right.set_title(
-            f"{literal(store.classes[exhibit.concept])} in {exhibit.share:.0%} of its samples "
-            f"({exhibit.base:.0%} of all) · Jaccard {exhibit.jaccard:.2f}",
-            fontsize=9,
-            fontweight="normal",
-        )
+        title = "no name"
+        if exhibit.concept != NO_NAME:
+            name = literal(words.terms[exhibit.concept])
+            title = f"{name} in {exhibit.share:.0%} of its strongest samples ({exhibit.base:.1%} of all)"
+        if not np.isnan(exhibit.jaccard):
+            title += f" · Jaccard {exhibit.jaccard:.2f}"
+        right.set_title(title, fontsize=9, fontweight="normal")
     return fig
 
 
-def _carries(store: FeatureStore, rows: Sequence[int], concept: int) -> np.ndarray:
-    """Which of the store's rows carry the class, bool [rows]."""
-    return store.labels[rows][:, [concept]].toarray()[:, 0].astype(bool)
+def _carries(words: Vocabulary, rows: Sequence[int], concept: int) -> np.ndarray:
+    """Of which of the samples `rows` the term is true, bool [rows]; of none without a term."""
+    if concept == NO_NAME:
+        return np.zeros(len(rows), bool)
+    return words.true[rows][:, [concept]].toarray()[:, 0].astype(bool)
 
 
-def _scenes(ax: Axes, exhibit: Exhibit, pictures: StorePictures, columns: int) -> None:
+def _scenes(ax: Axes, exhibit: Exhibit, pictures: StorePictures, words: Vocabulary, columns: int) -> None:
     """A row of framed thumbnails for every image stream, its name on the left."""
     framed = []
     streams = [stream for stream in exhibit.top if stream != TEXT]
     for stream in streams:
-        rows, carries = exhibit.top[stream], _carries(pictures.store, exhibit.top[stream], exhibit.concept)
+        rows = exhibit.top[stream]
+        carries = _carries(words, rows, exhibit.concept)
         colours = np.where(carries, stream_colour(stream), PALE)
         framed.append([pictures.thumbnail(row, colour) for row, colour in zip(rows, colours)])
     sheet(ax, framed, columns, side=SIDE + 2 * FRAME)

@@ -30,11 +30,10 @@ def extract_all(
     profile: Profile,
     me: Share,
     splits: Sequence[str] = workflow.SPLITS,
-    controls: Sequence[int | None] = (None, workflow.RANDOM),
     progress: bool = True,
 ) -> None:
     """This process's part in extracting `splits`, under the trained encoders and the random controls."""
-    for split, random_weights in product(splits, controls):
+    for split, random_weights in product(splits, (None, *profile.seeds)):
         if me.world > 1:
             workflow.encode_share(profile, split, random_weights, me, progress)
             _wait_for_all()  # every block is there
@@ -50,12 +49,13 @@ def _wait_for_all() -> None:
 
 def train_all(profile: Profile, me: Share, progress: bool = True) -> None:
     """This process's share of every run the notebooks ask for, one run a process at a time: settings x seeds,
-    and the random-encoder control of each setting, first seed. Every rank takes each `world`-th run.
+    and the random-encoder control of each. Every rank takes each `world`-th run.
     """
-    runs = [(None, setting, seed) for setting in profile.settings for seed in profile.seeds]
-    runs += [(workflow.RANDOM, setting, profile.seeds[0]) for setting in profile.settings]
+    headline = [(setting, seed) for setting in profile.settings for seed in profile.seeds]
+    runs = [(None, setting, seed) for setting, seed in headline]
+    runs += [(seed, setting, seed) for setting, seed in headline]
     stores = {
-        weights: workflow.features(profile, "train", weights, progress) for weights in (None, workflow.RANDOM)
+        weights: workflow.features(profile, "train", weights, progress) for weights in (None, *profile.seeds)
     }
     for weights, setting, seed in runs[me.rank :: me.world]:
         workflow.trained(profile, setting, seed, stores[weights], progress=progress and me.rank == 0)

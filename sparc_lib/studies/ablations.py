@@ -15,6 +15,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ..alignment import jaccard_per_latent, label_counts, mean_jaccard
+from ..concepts import fact_scores
 from ..evaluation import TensorFeed, encode_store, evaluate
 from ..model import SPARC
 from ..nulls import activity_bound, shuffled_latents_null
@@ -29,9 +30,9 @@ TREND = 0.7  # rank correlation from which on a curve counts as rising or fallin
 
 
 class Measure(NamedTuple):
-    """One number of a run under one coding, averaged over streams (self_*, dead_share, l0), ordered pairs of
-    streams (cross_*), directions (recall_1), or latents (jaccard_*: alive ones; supported ones; the same with
-    random partners; the most their firing rates allow)."""
+    """One number of a run under one coding, averaged over streams (self_*, dead_share, l0, `collisions`),
+    ordered pairs of streams (cross_*), directions (recall_1), or latents (jaccard_*: alive ones; supported
+    ones; the same with random partners; the most their firing rates allow)."""
 
     coding: str
     metric: str
@@ -127,7 +128,20 @@ def measure(
             ways = permutations(codes, 2)
             recalls = [retrieval_metrics(codes[q], codes[r], n_jobs=1).recall[1] for q, r in ways]
             found.append(Measure(coding, "recall_1", _mean(recalls)))
+        found.append(Measure(coding, "collisions", _mean(collisions(z, labels) for z in codes.values())))
     return found
+
+
+def collisions(codes: sp.csr_matrix, labels: sp.csr_array, least: int = 10) -> float:
+    """Share of the classes that share their best latent with another class.
+
+    codes [n, n_latents] of one stream, labels bool [n, n_classes]; classes with at least `least` samples
+    count. The best latent is the one whose firing has the highest F1. 0 without two such classes.
+    """
+    often = np.flatnonzero(np.asarray(labels.sum(0)).ravel() >= least)
+    best = fact_scores(codes, sp.csr_array(labels)[:, often]).argmax(1)
+    latents, sizes = np.unique(best, return_counts=True)
+    return float(sizes[sizes > 1].sum() / len(best)) if len(best) > 1 else 0.0
 
 
 def _mean(numbers: Iterable[float]) -> float:
@@ -228,6 +242,15 @@ def share_reached(x: Sequence[float], y: Sequence[float], at: float) -> float:
         raise ValueError(f"{at} is not among the swept values {x.tolist()}")
     first, there = y[x.argmin()], y[np.isclose(x, at).argmax()]
     return 0.0 if first <= y.min() else float((first - there) / (first - y.min()))
+
+
+def saturation(x: Sequence[float], y: Sequence[float], share: float = 0.9) -> float:
+    """The smallest x at which `share` of the best improvement over the smallest x is reached; low y is good.
+
+    NaN where y never improves.
+    """
+    enough = [float(at) for at in x if share_reached(x, y, at) >= share]
+    return min(enough, default=float("nan"))
 
 
 def direction(trends: Sequence[float], least: float = TREND) -> str:

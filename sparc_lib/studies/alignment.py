@@ -16,7 +16,7 @@ from ..profiles import EvaluationSpec, Profile
 from ..store.reader import FeatureStore
 from ..taxonomy import Taxonomy
 from .retrieval import code_table
-from .tables import Run, Stores, by_gate, table
+from .tables import KINDS, Run, Stores, by_gate, table
 
 CODINGS: tuple[Coding, ...] = ("joint", "independent")
 SUPPORT = 5  # samples in a stream below which a latent's label counts are mostly noise
@@ -70,16 +70,16 @@ class AlignmentReport(NamedTuple):
 def report_with_controls(profile: Profile, taxonomy: Taxonomy) -> AlignmentReport:
     """All alignment numbers of a profile's settings and seeds on the test split; computed on first use.
 
-    Beside the trained models stand controls for the first seed: SPARC untrained, which λ does not reach, and
+    Beside the trained models stand controls with the same seeds: SPARC untrained, which λ does not reach, and
     SPARC on encoders with random weights. Labels are permuted for the first seed, latents shuffled for all.
     """
-    first = profile.seeds[0]
     runs = []
-    for setting in profile.settings:
-        for seed in profile.seeds:
-            runs.append(Run("trained", setting, seed, (PERMUTED,) if seed == first else ()))
-    runs += [Run("untrained", setting, first, (PERMUTED,)) for setting in by_gate(profile)]
-    runs += [Run("random encoders", setting, first, (PERMUTED,)) for setting in profile.settings]
+    for seed in profile.seeds:
+        also = (PERMUTED,) if seed == profile.seeds[0] else ()
+        runs += [Run("trained", setting, seed, also) for setting in profile.settings]
+        runs += [Run("untrained", setting, seed, also) for setting in by_gate(profile)]
+        runs += [Run("random encoders", setting, seed, also) for setting in profile.settings]
+    runs.sort(key=lambda run: KINDS.index(run.model))
     tree = [taxonomy.classes, taxonomy.labels, sorted(taxonomy.graph.edges)]
     jaccard = partial(_jaccard, taxonomy, profile.evaluation)
     return AlignmentReport(

@@ -35,7 +35,8 @@ def gate_table(profile: Profile) -> pd.DataFrame:
     """All methods and seeds of a profile's section `gates`; columns model, method, seed and `COLUMNS`.
 
     model: "trained", the controls "untrained" and "random encoders", which have as many seeds, or "map" for
-    what needs no autoencoder; maps draw nothing and have one row. Raises ProfileError without that section.
+    what needs no autoencoder; maps draw nothing and have one row. Random encoders have no stability: with
+    every seed they are other networks. Raises ProfileError without that section.
     """
     spec = section(profile)
     if spec.epochs is not None:
@@ -47,8 +48,10 @@ def gate_table(profile: Profile) -> pd.DataFrame:
         "null_repeats": profile.evaluation.null_repeats,
     }
     rows = table("gates", profile, runs, partial(_measured, profile), inputs)
-    drawn = [run for run in runs if not is_map(run)]
-    stability = table(STABILITY, profile, drawn, partial(_stability, profile), inputs | {"seeds": spec.seeds})
+    seeded = [run for run in runs if not is_map(run) and run.model != "random encoders"]
+    stability = table(
+        STABILITY, profile, seeded, partial(_stability, profile), inputs | {"seeds": spec.seeds}
+    )
     keys = ["model", "method", "seed"]
     rows = rows.merge(stability[[*keys, STABILITY]], "left", keys)
     rows.loc[(rows.model == "raw") & ~rows.method.isin([*FITS, RAW_CLIP]), "model"] = "trained"

@@ -193,8 +193,9 @@ def retrieval_table(profile: Profile) -> pd.DataFrame:
     front. Every trained model is searched by every kind and pair; the first setting also as CENTRED, and
     under the protocols "captions" (between text and images; COCO's pairs are joined already, here they are
     apart) and "joined" (within CLIP). For the first seed there are joint codes of captions among images under
-    the first setting, models of random-weight encoders for every setting, and one untrained model, for
-    neither λ nor, with independent codes, the gate reaches a model that was never trained.
+    the first setting. Controls of every seed are models of random-weight encoders for every setting, and one
+    untrained model, for neither λ nor, with independent codes, the gate reaches a model that was never
+    trained.
     """
     rows = _searches(profile)
     headline = rows.setting == profile.settings[0].name
@@ -226,8 +227,10 @@ def _searches(profile: Profile) -> pd.DataFrame:
         for seed in profile.seeds:
             also = (CENTRED, PROTOCOLS) if setting == headline else ()
             runs.append(Run("trained", setting, seed, (*also, LEAK) if seed == first else also))
-    runs += [Run("untrained", setting, first, (LEAK,)) for setting in by_gate(profile)]
-    runs += [Run("random encoders", setting, first, (LEAK,)) for setting in profile.settings]
+    for seed in profile.seeds:
+        also = (LEAK,) if seed == first else ()
+        runs += [Run("untrained", setting, seed, also) for setting in by_gate(profile)]
+        runs += [Run("random encoders", setting, seed, also) for setting in profile.settings]
     single = features(profile, "test", single_captions=True)
     rows = table(
         "retrieval",

@@ -33,6 +33,7 @@ from ..gates import Voters, shared_choice
 from ..losses import gated_loss, record_activity, redraw_dead
 from ..model import SPARC, Coding, Gated
 from ..profiles import Gate, Profile, Setting
+from ..start import start
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, make_optimizer
 from .representations import train_means
@@ -205,9 +206,9 @@ RIVALS = {
 def train_rival(name: str, model: SPARC, data: Data, config: TrainConfig) -> SPARC:
     """Train `model` in place over the streams of `data`, in the order of steps of `train_step`; returns it.
 
-    name: of RIVALS, whose gate and class the model must have. config: epochs, batch_size, lr, schedule,
-    cross_weight, aux_weight, redraw_every and seed are used. Raises ValueError for another model,
-    FloatingPointError when the loss diverges.
+    name: of RIVALS, whose gate and class the model must have. config: its checkpoints, log, precision and
+    stream_dropout are not used. Raises ValueError for another model, FloatingPointError when the loss
+    diverges.
     """
     rival = RIVALS[name]
     if model.gate != rival.gate or not isinstance(model, rival.model):
@@ -217,6 +218,9 @@ def train_rival(name: str, model: SPARC, data: Data, config: TrainConfig) -> SPA
         getattr(model, rival.frozen).requires_grad_(False)
     feed, device, step = as_feed(data), next(model.parameters()).device, 0
     optimizer, draw = make_optimizer(model, config.lr), torch.Generator().manual_seed(config.seed)
+    start(model, feed, config.pre_bias, config.rows, draw)
+    if isinstance(model, SharedPrivate):
+        model.close_foreign()
     redraws = config.redraw_every if rival.frozen != "encoder" else None
     n_steps = -(-len(feed) // config.batch_size) * config.epochs
     for _ in range(config.epochs):

@@ -33,7 +33,7 @@ from .stages import is_finished, stage
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-RANDOM = 0  # seed of the random-weight encoders, the control of every result
+RANDOM = 0  # first seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
 
 

@@ -8,13 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ..model import SPARC
 from ..profiles import Profile, Setting, SparcSpec
 from ..store.reader import FeatureStore
 from .parallel import each
-from .runs import RANDOM, best_device, features, run_inputs, trained, untrained
+from .runs import best_device, features, run_inputs, trained, untrained
 from .sources import code_of
 from .stages import is_finished, table_stage
 
@@ -26,8 +27,8 @@ class Run(NamedTuple):
     """A model to measure, and what is asked of it.
 
     model: "trained"; "untrained": SPARC as initialised, on the same features; "random encoders": SPARC
-        trained on features of the same networks with random weights. What the latter two score too is no
-        evidence of shared concepts (F3). "raw" goes with setting None.
+        trained on features of the same networks with random weights, drawn by the run's seed. What the latter
+        two score too is no evidence of shared concepts (F3). "raw" goes with setting None.
     setting: None for the features themselves, without any SPARC.
     also: what is measured of this run beyond what is measured of every one, by names that the measure knows.
     sparc: sizes and epochs; None takes the profile's.
@@ -42,7 +43,7 @@ class Run(NamedTuple):
     @property
     def random_weights(self) -> int | None:
         """Seed of the encoders' random weights; None for the profile's encoders."""
-        return RANDOM if self.model == "random encoders" else None
+        return self.seed if self.model == "random encoders" else None
 
 
 Measure = Callable[[SPARC | None, Stores, Run], pd.DataFrame]
@@ -166,11 +167,21 @@ def by_setting(table: pd.DataFrame, column: str, **where) -> dict[str, list[floa
     return {setting: rows[column].tolist() for setting, rows in groups}
 
 
-def controls(table: pd.DataFrame, column: str, **where) -> dict[str, dict[str, float]]:
-    """{control: {setting: value}} of the rows `where` holds; for the Jaccard also the trained models'
-    nulls."""
+def controls(table: pd.DataFrame, column: str, **where) -> dict[str, dict[str, list[float]]]:
+    """{control: {setting: values}}, one a seed, of the rows `where` holds; for the Jaccard also the trained
+    models' nulls."""
     lists = {kind: by_setting(table, column, model=kind, **where) for kind in KINDS[1:]}
     if column == "jaccard":
         lists["shuffled latents"] = by_setting(table, "shuffled", model="trained", **where)
-        lists["permuted labels"] = by_setting(table, "null", model="trained", **where)
-    return {name: {setting: values[0] for setting, values in of.items()} for name, of in lists.items()}
+        permuted = by_setting(table, "null", model="trained", **where)
+        lists["permuted labels"] = {setting: values[:1] for setting, values in permuted.items()}
+    return lists
+
+
+def control_means(table: pd.DataFrame, column: str, **where) -> dict[str, dict[str, float]]:
+    """{control: {setting: mean over seeds}} of what `controls` gives."""
+    lists = controls(table, column, **where)
+    return {
+        name: {setting: float(np.mean(values)) for setting, values in by_setting.items()}
+        for name, by_setting in lists.items()
+    }

@@ -13,6 +13,7 @@ from sparc_lib import SPARC, files, sparc_loss, train_step, training
 from sparc_lib.evaluation import TensorFeed, encode_store, evaluate
 from sparc_lib.losses import fvu, nmse
 from sparc_lib.profiles import load_profile
+from sparc_lib.start import centre_pre_bias, rows_at_data
 from sparc_lib.training import TrainConfig, make_optimizer, train
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
@@ -332,7 +333,7 @@ def test_a_pre_bias_may_start_at_the_mean():
     """A named option (arXiv:2605.31518); at 0, the published start, nothing changes."""
     data = {s: torch.nn.functional.normalize(x + 0.5) for s, x in sample().items()}
     model = build()
-    training.centre_pre_bias(model, data)
+    centre_pre_bias(model, data)
     for s, x in data.items():
         torch.testing.assert_close(model.pre_bias[s].detach(), x.mean(0))
     one_step = {**CONFIG.__dict__, "epochs": 1, "batch_size": 150, "redraw_every": None}
@@ -340,15 +341,33 @@ def test_a_pre_bias_may_start_at_the_mean():
         result = train(build(), data, TrainConfig(**{**one_step, "pre_bias": start}), progress=False)
         by_hand = build()
         if mean:
-            training.centre_pre_bias(by_hand, data)
+            centre_pre_bias(by_hand, data)
         order = torch.cat([b["dino"] for b in TensorFeed(data).batches(150, training._generator(7, 0, 0))])
         assert order.shape == (150, 12)
         shuffled = next(TensorFeed(data).batches(150, training._generator(7, 0, 0)))
         train_step(by_hand, make_optimizer(by_hand, 3e-3), shuffled)
         assert_same(result.model.state_dict(), by_hand.state_dict())
-    profile = load_profile("mini")
-    assert profile.sparc.pre_bias == "zero"
+    profile = load_profile("smoke")
+    assert profile.sparc.pre_bias == "zero" and profile.sparc.rows == "random"
     assert TrainConfig.from_spec(dataclasses.replace(profile.sparc, pre_bias="mean")).pre_bias == "mean"
+
+
+def test_rows_may_start_at_samples():
+    """Row l of every stream is the direction to the same sample, and every latent has another one."""
+    data, model = sample(), build()
+    centre_pre_bias(model, data)
+    rows_at_data(model, data, torch.Generator().manual_seed(3))
+    chosen = torch.randperm(len(data["dino"]), generator=torch.Generator().manual_seed(3))[: model.n_latents]
+    for s, x in data.items():
+        directions = torch.nn.functional.normalize(x[chosen] - x.mean(0), dim=1)
+        torch.testing.assert_close(model.decoder[s].detach(), directions)
+        torch.testing.assert_close(model.encoder[s].detach(), directions)
+    few = {s: x[: model.n_latents - 1] for s, x in data.items()}
+    with pytest.raises(ValueError, match="'data' needs"):
+        rows_at_data(model, few, torch.Generator())
+    config = TrainConfig(epochs=1, batch_size=len(data["dino"]), lr=1e-12, rows="data", pre_bias="mean")
+    begun = train(build(), data, config, progress=False).model
+    assert (begun.decoder["dino"] - begun.encoder["dino"]).abs().max() < 1e-6
 
 
 def test_a_disk_that_fills_up_while_a_model_is_saved_is_named(tmp_path, monkeypatch):

@@ -19,9 +19,12 @@ from small_profiles import encoder_dirs, shrunk  # noqa: F401 (fixtures)
 
 from sparc_lib.attribution.relevance import explain, word_relevance, words_of
 from sparc_lib.concepts import NO_NAME
+from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.evaluation import encode_store
+from sparc_lib.miniworld.facts import all_facts
+from sparc_lib.miniworld.names import display_names
 from sparc_lib.notebook.browser import build, maps, page
-from sparc_lib.notebook.browser.latents import LEAST, Reading, Vocabulary, names_of
+from sparc_lib.notebook.browser.latents import LEAST, Reading, names_of
 from sparc_lib.profiles import load_profile
 from sparc_lib.studies import runs
 
@@ -105,7 +108,10 @@ def test_facts_and_scenes_are_those_of_the_codes(built):
                 best = int(column.argmax())
                 _, terms, caption = pairs[facts["k"][0]]
                 assert caption.replace("\t", "") == built.store.captions[best]
-                assert terms == built.store.labels[[best]].indices.tolist()
+                classes = [all_facts()[term].value for term in terms if all_facts()[term].kind == "class"]
+                labelled = built.store.labels[[best]].indices
+                names = {display_names()[f"/w/{name}"] for name in classes}
+                assert names == {built.store.classes[column] for column in labelled}
         shares = one["b"][1::2]
         assert shares == sorted(shares, reverse=True) and latents[one["b"][0]]["n"] != one["n"]
 
@@ -145,10 +151,10 @@ def test_captions_are_cut_behind_words():
 
 
 def test_a_stream_names_nothing_after_a_few_samples():
-    labels = sp.csr_array(np.repeat(np.eye(2, dtype=bool), 10, axis=0))
-    codes = np.zeros((20, 2), np.float32)
+    labels = sp.csr_array(np.repeat(np.eye(8, dtype=bool), 10, axis=0))
+    codes = np.zeros((80, 2), np.float32)
     codes[:LEAST, 0], codes[: LEAST - 1, 1] = 1, 1
-    names = names_of({"dino": sp.csr_matrix(codes)}, Vocabulary(["Cat", "Dog"], labels))
+    names = names_of({"dino": sp.csr_matrix(codes)}, Vocabulary(list("abcdefgh"), ["class"] * 8, labels, []))
     assert names.named["dino"].tolist() == [0, NO_NAME]
 
 

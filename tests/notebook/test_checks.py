@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from sparc_lib.notebook.checks import check
+from sparc_lib.notebook.checks import above, check
 
 
 def test_line_names_the_expectation_and_not_the_measurement(capsys):
@@ -46,3 +46,13 @@ def test_small_numbers_stay_legible(capsys):
 def test_impossible_ranges_are_refused(expected, tolerance):
     with pytest.raises(ValueError, match="is no range"):
         check("R@1", 0.3, expected, tolerance)
+
+
+def test_an_order_is_stated_and_fails_when_seeds_overlap(capsys):
+    above("trained beats untrained", [0.3, 0.4], 0.29)
+    assert capsys.readouterr().out == "ok  trained beats untrained\n"
+    for low, margin in (([0.1, 0.35], 0.0), (0.1, 0.3), (float("nan"), 0.0)):
+        with pytest.raises(AssertionError, match="write the reading"):
+            above("trained beats untrained", [0.3, 0.4], low, margin=margin)
+    above("trained beats untrained", 0.1, 0.2, "coco")
+    assert capsys.readouterr().out == "--  trained beats untrained: not so on coco\n"

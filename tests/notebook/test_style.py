@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from PIL import Image
 
 from sparc_lib.attribution.relevance import Word
+from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.notebook import style
 from sparc_lib.notebook.alignment import PATTERN_COLOURS, pattern_bars
 from sparc_lib.notebook.attribution import REFERENCE_COLOUR, coloured_words, concept_counts
@@ -92,7 +93,8 @@ def query_and_answers(fig, text):
 
 def latent(fig, text):
     top = {"dino": np.array([0]), "clip_txt": np.array([0])}
-    gallery(fig, [Exhibit(7, "best", 0, 1.0, 0.5, 0.9, top)], store_of(text), DATA)
+    words = Vocabulary([text], ["class"], sp.csr_array(np.ones((1, 1), bool)), ["0"])
+    gallery(fig, [Exhibit(7, "best", 0, 1.0, 0.5, 0.9, top)], store_of(text), words, DATA)
 
 
 def words(fig, text):

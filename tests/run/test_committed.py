@@ -143,7 +143,7 @@ def noise():
 
 
 def numbers_by_claim():
-    grouped = result("08_numbers").groupby("claim", sort=False)
+    grouped = result("09_numbers").groupby("claim", sort=False)
     return grouped.agg(published=("id", "size"), measured_here=("here", "count"))
 
 
@@ -224,8 +224,8 @@ def committed(name):
 def test_the_scorecard_follows_from_the_tables():
     card = scorecard(RESULTS, load_profile("mini").settings)
     assert markdown(card, "mini") == (RESULTS / "scorecard.md").read_text()
-    assert saved_again(score_table(card), "08_scorecard") == committed("08_scorecard")
-    assert saved_again(number_table(card), "08_numbers") == committed("08_numbers")
+    assert saved_again(score_table(card), "09_scorecard") == committed("09_scorecard")
+    assert saved_again(number_table(card), "09_numbers") == committed("09_numbers")
     outcomes = []
     for judged in card.judgements:
         for kind in ("conditions", "controls"):
@@ -234,7 +234,7 @@ def test_the_scorecard_follows_from_the_tables():
                 sides = (test.left, test.relation, test.right, test.margin)
                 outcomes.append((judged.claim.id, kind, *sides, outcome.holds))
     columns = ["claim", "kind", "left", "relation", "right", "margin", "holds"]
-    assert saved_again(pd.DataFrame(outcomes, columns=columns), "08_outcomes") == committed("08_outcomes")
+    assert saved_again(pd.DataFrame(outcomes, columns=columns), "09_outcomes") == committed("09_outcomes")
 
 
 def test_the_scorecard_is_printed_as_it_is_saved():

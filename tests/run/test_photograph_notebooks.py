@@ -115,7 +115,7 @@ def test_heatmaps_are_scored_where_there_are_masks(run):
     else:
         assert scores.isna().all(axis=None) and set(claims.verdict) == {"not measurable"}
         assert table.not_empty.between(0, 1).all() and table.not_empty.max() > 0  # that needs no mask
-    card = pd.read_csv(results / "08_scorecard.csv").set_index("id")
+    card = pd.read_csv(results / "09_scorecard.csv").set_index("id")
     masks = card.index[card["where"].str.contains("06_segmentation")]
     assert len(masks) >= 2 and (card.verdict[masks] == "not measurable").all() == (name == "openimages")
 

@@ -4,6 +4,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 
 from sparc_lib.alignment import jaccard_per_latent, label_counts
@@ -97,7 +98,7 @@ def test_a_sweep_is_cached_and_the_same_in_every_backend(tiny, small_store, monk
     stores = {"train": small_store("train"), "test": small_store("test", 40)}
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
     first = sweep(tiny)
-    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 21
+    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 23
     assert np.isfinite(first[first.metric.str.contains("nmse|fvu|dead|l0|recall")].value).all()
 
     def refuse(*_, **__):
@@ -212,3 +213,22 @@ def test_share_reached_of_the_best_improvement():
     assert share_reached([0, 1, 3], [0.1, 0.2, 0.3], 1) == 0  # never improves
     with pytest.raises(ValueError, match="0.3 is not among"):
         share_reached(x, y, 0.3)
+
+
+def test_colliding_classes_share_their_best_latent():
+    labels = np.zeros((60, 4), bool)
+    for number in range(4):
+        labels[number * 15 : (number + 1) * 15, number] = True
+    codes = np.zeros((60, 3))
+    codes[:30, 0] = 1.0  # classes 0 and 1
+    codes[30:45, 1] = 1.0
+    codes[45:, 2] = 1.0
+    args = sp.csr_matrix(codes), sp.csr_array(labels)
+    assert ablations.collisions(*args) == 0.5
+    assert ablations.collisions(*args, least=16) == 0.0  # no class is left
+
+
+def test_saturation_is_the_first_value_that_brings_nearly_all():
+    assert ablations.saturation([2, 4, 8, 16], [1.0, 0.5, 0.08, 0.0]) == 8
+    assert ablations.saturation([2, 4, 8], [1.0, 0.0, 0.5]) == 4
+    assert np.isnan(ablations.saturation([2, 4, 8], [0.0, 0.5, 1.0]))

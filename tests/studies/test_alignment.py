@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from sparc_lib.alignment import jaccard_per_latent, label_counts, mean_jaccard
+from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.evaluation import encode_store
 from sparc_lib.model import SPARC
 from sparc_lib.notebook.gallery import exhibits
@@ -154,14 +155,17 @@ def test_all_settings_with_their_controls(store, monkeypatch):
     monkeypatch.setattr(tables, "untrained", untrained)
     monkeypatch.setattr(ar, "code_table", lambda profile: None)
     report = ar.report_with_controls(profile, TAXONOMY)
-    assert asked == {(split, weights) for split in ("train", "test") for weights in (None, tables.RANDOM)}
-    assert made == 2 * ["local", "global"]  # of two tables: λ does not reach an untrained model
+    assert asked == {(split, weights) for split in ("train", "test") for weights in (None, *profile.seeds)}
+    assert made == 2 * len(profile.seeds) * [
+        "local",
+        "global",
+    ]  # of two tables: λ does not reach an untrained model
     for table in (report.jaccard, report.patterns):
         seeds = table.groupby(["model", "setting"]).seed.unique().map(list)
         for setting in profile.settings:
             assert seeds["trained", setting.name] == list(profile.seeds)
             for control in ("untrained", "random encoders"):
-                assert seeds[control, setting.name] == [profile.seeds[0]]
+                assert seeds[control, setting.name] == list(profile.seeds)
     with_null = report.jaccard[report.jaccard.null.notna()]
     assert set(with_null.seed) == {profile.seeds[0]} and set(with_null.model) == set(tables.KINDS)
     leaf = dict(latents="all", activations="all", min_samples=1, depth=max(SPEC.taxonomy_depths))
@@ -209,7 +213,8 @@ def test_gallery_shows_what_fires_strongest_and_no_image_twice(store):
     per_latent = jaccard_per_latent(counts)
     null = np.broadcast_to(per_latent.mean(), (5, 2))
     store.samples.image_ids[1] = store.samples.image_ids[0]
-    best, other = exhibits(z, store, counts, per_latent, null, np.random.default_rng(0), n_best=1, n_random=5)
+    words = Vocabulary(store.classes, ["class"] * 5, store.labels, store.ids)
+    best, other = exhibits(z, store, words, per_latent, null, np.random.default_rng(0), n_best=1, n_random=5)
     assert (best.latent, best.why, best.concept) == (0, "best", 0) and (other.latent, other.why) == (
         1,
         "random",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from ...alignment import jaccard_per_latent, label_counts
-from ...concepts import NO_NAME, CaptionWords, ConceptNames, concept_names, strongest, telling_words
-from ...store.reader import FeatureStore
+from ...concepts import NO_NAME, CaptionWords, ConceptNames, lift_names, strongest, telling_words
+from ...data.knowledge import Vocabulary
 
 LEAST = (
     5  # samples on which a latent fires in a stream, to have a name there; and in some stream, to be shown
@@ -21,21 +20,9 @@ BINS = 20  # of the histogram of activations
 NEIGHBOURS = 6
 
 
-class Vocabulary(NamedTuple):
-    """What latents are named after: terms, and which is true of which sample, bool CSR [n, n_terms]."""
-
-    terms: list[str]
-    labels: sp.csr_array
-
-
-def vocabulary(store: FeatureStore) -> Vocabulary:
-    """The one source of names: the classes of the store's samples."""
-    return Vocabulary(store.classes, store.labels)
-
-
 def names_of(codes: Mapping[str, sp.csr_matrix], words: Vocabulary) -> ConceptNames:
-    """Names by `concept_names`, where a latent fires often enough."""
-    names = concept_names(codes, words.labels, words.terms)
+    """Names by `lift_names`, where a latent fires often enough."""
+    names = lift_names(codes, words.true, words.terms)
     for stream, support in names.support.items():
         names.named[stream][support < LEAST] = NO_NAME
     return names
@@ -82,8 +69,11 @@ class Reading:
         return {stream: strongest(column, image_ids, SCENES) for stream, column in columns.items()}
 
 
-def read_latents(codes: Mapping[str, sp.csr_matrix], words: Vocabulary) -> Reading:
-    """Name and measure the latents of codes {stream: CSR [n, L]} of the vocabulary's samples."""
+def read_latents(codes: Mapping[str, sp.csr_matrix], words: Vocabulary, labels: sp.csr_array) -> Reading:
+    """Name and measure the latents of codes {stream: CSR [n, L]} of the vocabulary's samples.
+
+    labels: classes of the samples, CSR [n, n_classes].
+    """
     names = names_of(codes, words)
     title, agree, firm = _titles(names)
     columns = {stream: sp.csc_array(matrix) for stream, matrix in codes.items()}
@@ -93,7 +83,7 @@ def read_latents(codes: Mapping[str, sp.csr_matrix], words: Vocabulary) -> Readi
     anywhere = np.asarray((streams_firing > 0).sum(0)).ravel()
     order = np.argsort(-(agree + firm), kind="stable")
     often = np.max(list(fires.values()), axis=0) >= LEAST
-    jaccard = jaccard_per_latent(label_counts(codes, words.labels))
+    jaccard = jaccard_per_latent(label_counts(codes, labels))
     overlap = everywhere / np.maximum(anywhere, 1)
     return Reading(columns, names, fires, title, agree, jaccard, overlap, order[often[order]])
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from ... import paths
 from ...concepts import CaptionWords
+from ...data.knowledge import Vocabulary, vocabulary
 from ...data.pairs import PairedDataset
 from ...evaluation import encode_store
 from ...features.encoders import ClipEncoder, DinoEncoder
@@ -30,11 +31,9 @@ from .latents import (
     LEAST,
     SCENES,
     Reading,
-    Vocabulary,
     described,
     neighbours,
     read_latents,
-    vocabulary,
 )
 from .maps import Requests, caption_pieces, patch_maps, word_maps
 
@@ -85,7 +84,8 @@ def build(profile: Profile) -> Path:
     dino, clip = runs.encoders(profile, device=runs.best_device())
     place = {identity: number for number, identity in enumerate(data.ids)}
     towers = {"dino": dino, "clip_img": clip, "clip_txt": clip}
-    sources = Sources(store, vocabulary(store), data, [place[identity] for identity in store.ids], towers)
+    words = vocabulary(data).of(store.ids)
+    sources = Sources(store, words, data, [place[identity] for identity in store.ids], towers)
     parts = _read(profile, train_store, sources)
     pictures = _choose(parts, sources)
     rows = _rows(parts)
@@ -101,7 +101,9 @@ def _read(profile: Profile, train_store: FeatureStore, sources: Sources) -> list
         model = runs.trained(profile, setting, profile.seeds[0], train_store).model.requires_grad_(False)
         # under the local gate both codings are the same
         for coding in ("independent", "joint") if setting.gate == "global" else ("independent",):
-            reading = read_latents(encode_store(model, sources.store, coding), sources.words)
+            reading = read_latents(
+                encode_store(model, sources.store, coding), sources.words, sources.store.labels
+            )
             parts.append(Part(setting, coding, model, reading))
     return parts
 
@@ -148,7 +150,7 @@ def _pairs(rows: Sequence[int], images: Sequence[str], sources: Sources) -> list
     pairs = []
     for row in rows:
         caption = "\t".join(caption_pieces(clip, store.captions[row]))
-        pairs.append([number[store.image_ids[row]], sources.words.labels[[row]].indices.tolist(), caption])
+        pairs.append([number[store.image_ids[row]], sources.words.true[[row]].indices.tolist(), caption])
     return pairs
 
 
@@ -212,7 +214,8 @@ def _meta(profile: Profile, parts: Sequence[Part], sources: Sources) -> dict:
         "least": LEAST,
         "scenes": SCENES,
         "terms": words.terms,
-        "base": [round(100 * float(share), 1) for share in np.asarray(words.labels.mean(0)).ravel()],
+        "kinds": words.kinds,
+        "base": [round(100 * float(share), 1) for share in np.asarray(words.true.mean(0)).ravel()],
         "streams": streams,
         "settings": list(settings.values()),
     }
