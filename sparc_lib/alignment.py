@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.optimize import linear_sum_assignment
 
 from .taxonomy import Taxonomy
 
@@ -235,3 +236,21 @@ def firing_density(codes_by_stream: Mapping) -> dict[str, np.ndarray]:
         active = np.bincount(codes.indices[codes.data > 0], minlength=codes.shape[1])
         density[stream] = active / codes.shape[0]
     return density
+
+
+def pw_mcc(first: np.ndarray, second: np.ndarray) -> float:
+    """Pairwise dictionary mean correlation coefficient (PW-MCC, arXiv:2505.20254) of two dictionaries.
+
+    first [n, d], second [m, d]: directions of latents, say of two seeds. Each row of the smaller one meets a
+    row of the other, one to one, such that the sum of |cosine| is largest: its mean, 0 to 1. NaN if either is
+    empty. Time of order n³. Raises ValueError for directions of other spaces or of length 0.
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"dictionaries of {first.shape} and {second.shape}: pass two of one space, [n, d]")
+    lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in (first, second)]
+    if not all(length.all() for length in lengths):
+        raise ValueError("a direction has length 0; leave out latents without one")
+    if not len(first) or not len(second):
+        return float("nan")
+    cosine = np.abs((first / lengths[0]) @ (second / lengths[1]).T)
+    return float(cosine[linear_sum_assignment(cosine, maximize=True)].mean())

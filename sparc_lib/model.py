@@ -1,6 +1,5 @@
 """SPARC (arXiv:2507.06265, section 3): a sparse autoencoder per stream, a TopK gate shared or not."""
 
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import sparse_ops as ops
+from .gates import Voters, shared_choice
 
 Gate = Literal["global", "local"]
 Coding = Literal["joint", "independent"]
@@ -167,23 +167,28 @@ class SPARC(nn.Module):
         pattern = ops.Pattern.stack([code.indices], self.n_latents)
         return ops.decode_rows(code.values.reshape(-1), table, pattern) + self.pre_bias[target]
 
-    def select(self, streams: Streams, coding: Coding = "joint") -> Gated:
-        """Check a batch, compute pre-activations and apply the gate (equations of section 3.2)."""
+    def select(self, streams: Streams, coding: Coding = "joint", voters: Voters | None = None) -> Gated:
+        """Check a batch, compute pre-activations and apply the gate (equations of section 3.2).
+
+        voters {stream: bool [batch]}: in training, who has a say in the global gate's choice; None: all.
+        """
         if coding not in ("joint", "independent"):
             raise ValueError(f"coding: got {coding!r}; choose 'joint' or 'independent'")
+        if voters is not None and (self.gate == "local" or coding == "independent"):
+            choice = f"gate {self.gate!r} with {coding} codes makes no shared choice to vote on"
+            raise ValueError(f"voters: {choice}; use gate='global', joint codes, or no stream_dropout")
         streams = self._checked(streams)
         h = {
             name: ops.preactivations(x, self.encoder[name], self.latent_bias[name], self.pre_bias[name])
             for name, x in streams.items()
         }
-        return self.regate(Gated(streams, h, {}), coding)
+        return self.regate(Gated(streams, h, {}), coding, voters)
 
-    def regate(self, gated: Gated, coding: Coding) -> Gated:
-        """The same batch and pre-activations under another coding."""
+    def regate(self, gated: Gated, coding: Coding, voters: Voters | None = None) -> Gated:
+        """The same batch and pre-activations under another coding, or chosen by other voters."""
         h = gated.preactivations
         if self.gate == "global" and coding == "joint":
-            total = functools.reduce(torch.add, h.values())
-            indices = dict.fromkeys(h, total.topk(self.k, dim=1).indices)
+            indices = dict.fromkeys(h, shared_choice(h, self.k, voters))
         else:
             indices = {name: own.topk(self.k, dim=1).indices for name, own in h.items()}
         return gated._replace(indices=indices)

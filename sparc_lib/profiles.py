@@ -1,22 +1,25 @@
 """Profiles: one YAML file per experiment size, read into frozen dataclasses whose types hold the bounds."""
 
-import difflib
 import os
-import reprlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from . import paths
+from .yaml_files import fault_sentence, read_yaml
 
 Gate = Literal["global", "local"]
 PreBias = Literal["zero", "mean"]
 StartRows = Literal["random", "data"]
+Rival = Literal[  # what `studies.rivals` trains by other objectives, and what `studies.gates` fits
+    "usae", "crosscoder", "group_sparse", "iso_energy", "shared_private", "frozen_decoder", "frozen_encoder",
+    "matched", "ridge", "procrustes", "cca", "cca_k", "raw_clip",
+]  # fmt: skip
 # Text stays text and true is no number; floats are finite.
 Scenes = Annotated[int, Field(strict=True, ge=16, le=10**7)]
 Images = Annotated[int, Field(strict=True, ge=2, le=10**7)]
@@ -28,18 +31,13 @@ Depth = Annotated[int, Field(strict=True, ge=0, le=100)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Weight = Annotated[float, Field(strict=True, ge=0, le=10**6)]
 Rate = Annotated[float, Field(strict=True, gt=0)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Switch = Annotated[bool, Field(strict=True)]
 SomeOf = Field(min_length=1)
 # A name becomes a folder and a cell of CSV files, where 007, 1e3 and None would come back as something else.
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 READ_AS_VALUES = {"na", "nan", "null", "none", "true", "false", "inf", "infinity"}
-WISHES = {  # for kinds of faults that pydantic words for programmers
-    "dataclass_type": "must be a mapping, as in mini.yaml",
-    "tuple_type": "must be a list",
-    "too_short": "must be a list with an entry that holds",
-    "string_pattern_mismatch": "must begin with a letter and hold letters, digits, '-' and '_' alone",
-}
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -110,6 +108,7 @@ class SparcSpec:
     precision: Literal["float32", "bfloat16"] = "float32"  # of the dense product in training
     pre_bias: PreBias = "zero"  # before training; "mean" of the train features, see `start.py`
     rows: StartRows = "random"  # before training; "data": directions of train samples
+    stream_dropout: Share = 0.0  # of the global gate's voters in training, see `gates.draw_voters`
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -117,6 +116,13 @@ class Setting:
     name: Name
     gate: Gate
     cross_weight: Weight
+    stream_dropout: Share = 0.0  # chance that a stream has no vote on a training sample; global gate only
+    voters: Literal["all", "one"] = "all"  # "one", drawn for each training sample, is stream dropout 1
+
+    @property
+    def dropout(self) -> float:
+        """The stream dropout of training, however it was given."""
+        return 1.0 if self.voters == "one" else self.stream_dropout
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -143,6 +149,16 @@ class AblationSpec:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GatesSpec:
+    """Notebook 08: what stands beside the headline settings, at the L and k of the section sparc."""
+
+    settings: tuple[Setting, ...]  # gates beyond the headline ones
+    rivals: tuple[Rival, ...]
+    seeds: Annotated[tuple[Seed, ...], SomeOf]
+    epochs: Steps | None = None  # null: those of sparc, so that models are shared with the other notebooks
+
+
+@dataclass(frozen=True, config=STRICT)
 class Profile:
     name: Name
     description: Text
@@ -153,6 +169,7 @@ class Profile:
     seeds: Annotated[tuple[Seed, ...], SomeOf]
     evaluation: EvaluationSpec
     ablations: AblationSpec
+    gates: GatesSpec | None = None  # null: notebook 08 has nothing to compare
     notebooks_at_once: Few = 1  # that run_all.sh runs side by side
     drafts: Switch = False  # figures to look at, not to print: their PDFs are made faster
 
@@ -164,7 +181,8 @@ class Profile:
                 choice = ", ".join(by_name)
                 raise ProfileError(f"profile {self.name}: no setting {setting!r}; choose one of {choice}")
             setting = by_name[setting]
-        return replace(self.sparc, gate=setting.gate, cross_weight=setting.cross_weight)
+        changes = {"cross_weight": setting.cross_weight, "stream_dropout": setting.dropout}
+        return replace(self.sparc, gate=setting.gate, **changes)
 
 
 PROFILE = TypeAdapter(Profile)
@@ -210,71 +228,38 @@ def load_profile(name: str | None = None) -> Profile:
 def read_profile(file: Path) -> Profile:
     """Read and validate one YAML file. Raises ProfileError, which lists all that is wrong with it."""
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 (a SafeLoader)
+        raw = read_yaml(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ProfileError(f"{file}: cannot be read as YAML ({error}); restore or mend it") from error
     try:
         profile = PROFILE.validate_python(raw)
         faults = list(_contradictions(profile, file.stem))
     except ValidationError as error:
-        faults = [_sentence(fault) for fault in error.errors()]
+        sections = PROFILE.json_schema()["$defs"].values()
+        fields = [name for section in sections for name in section["properties"]]
+        faults = [fault_sentence(fault, fields) for fault in error.errors()]
     if faults:
         raise ProfileError(f"{file}: " + ";\n".join(faults))
     return profile
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML keeps the last, and aliases, which grow without bound."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not read; write it out", problem_mark=mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"field {key.value} is given twice; keep one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _sentence(fault: dict) -> str:
-    """What pydantic found wrong with one field, with its value in short and the remedy."""
-    field = ""
-    for part in fault["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}"
-    field = field.lstrip(".") or "of the whole file"
-    if fault["type"] == "missing":
-        return f"field {field} is missing; add it, as mini.yaml has it"
-    if fault["type"] == "unexpected_keyword_argument":
-        sections = PROFILE.json_schema()["$defs"].values()
-        names = [name for section in sections for name in section["properties"]]
-        near = difflib.get_close_matches(field.rpartition(".")[2], names, 1)
-        return f"unknown field {field}; " + (f"did you mean {near[0]}?" if near else "remove it")
-    wish = WISHES.get(fault["type"]) or fault["msg"].replace("Input should be", "must be")
-    if fault["type"] == "float_type" and isinstance(fault["input"], str):
-        wish += " (YAML reads 1e-4 as text: write 1.0e-4)"
-    value = fault["input"]
-    if isinstance(value, int) and abs(value) >= 2**64:  # Python refuses to print the longest
-        return f"field {field} {wish}, got a number of {value.bit_length()} bits"
-    return f"field {field} {wish}, got {reprlib.repr(value)}"
-
-
 def _contradictions(profile: Profile, stem: str) -> Iterator[str]:
     """What fits field by field but not together."""
     data, sparc, sweep = profile.data, profile.sparc, profile.ablations
-    names = [setting.name for setting in profile.settings]
+    settings = [*profile.settings, *(profile.gates.settings if profile.gates else ())]
+    names = [setting.name for setting in settings]
+    for setting in settings:
+        if setting.dropout and setting.gate == "local":
+            yield f"setting {setting.name}: stream_dropout and voters need gate: global, which has votes"
+        if setting.stream_dropout and setting.voters == "one":
+            yield f"setting {setting.name}: voters: one is stream_dropout: 1.0 already; give one of the two"
     if profile.name != stem:
         yield f"field name must be {stem!r}, as the file is called, got {profile.name!r}"
     for name in (profile.name, *names):
         if name.lower() in READ_AS_VALUES:
             yield f"name {name!r} would be read as a value in tables; choose another"
+    if sparc.stream_dropout:
+        yield "field sparc.stream_dropout must be left out: it is given to a setting"
     if sparc.k > sparc.n_latents:
         yield f"field sparc.k must be at most sparc.n_latents ({sparc.n_latents}), got {sparc.k}"
     if sparc.k_aux > sparc.n_latents:

@@ -14,9 +14,21 @@ from tqdm import tqdm
 
 from .evaluation import Data, as_feed, present
 from .files import aside
+from .gates import Voters, draw_voters
 from .losses import DECODER, ENCODER, LossTerms, gated_loss, record_activity, redraw_dead
 from .model import SPARC, Streams
-from .profiles import STRICT, PreBias, Rate, Seed, SparcSpec, StartRows, Steps, Switch, Weight
+from .profiles import (
+    STRICT,
+    PreBias,
+    Rate,
+    Seed,
+    Share,
+    SparcSpec,
+    StartRows,
+    Steps,
+    Switch,
+    Weight,
+)
 from .sparse_ops import normalise_rows_
 from .start import start
 
@@ -38,11 +50,13 @@ def train_step(
     cross_weight: float = 1.0,
     aux_weight: float = 1 / 32,
     precision: Precision = "float32",
+    voters: Voters | None = None,
 ) -> LossTerms:
     """One whole step: gradients, dead counters, unit decoder rows, their gradients projected, optimizer.
 
     streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate
-    counts activity before the AuxK mask is taken, the local gate after (METHOD, "Dead").
+    counts activity before the AuxK mask is taken, the local gate after (METHOD, "Dead"). voters: those of
+    `draw_voters`, for the global gate alone; None: every stream votes.
 
     precision "bfloat16": the pre-activations, the one dense product, under autocast; parameters, gate, sparse
     products, losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may
@@ -59,7 +73,7 @@ def train_step(
     optimizer.zero_grad()
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        gated = model.select(streams)
+        gated = model.select(streams, voters=voters)
     if model.gate == "global":
         record_activity(model, gated)
     terms = gated_loss(model, gated, cross_weight, aux_weight, buffers)
@@ -78,7 +92,8 @@ class TrainConfig:
 
     redraw_every: steps between re-drawings of dead latents. log_every: steps between history entries.
     checkpoint_steps, checkpoint_epochs: how often to save, on top of the end. seed: order of samples,
-    re-drawing. precision: as for `train_step`. Raises a ValueError (pydantic's).
+    re-drawing, voters. precision: as for `train_step`. stream_dropout: of the global gate's voters, see
+    `draw_voters`; 1 is one voter a sample. Raises a ValueError (pydantic's).
     """
 
     epochs: Steps = 50
@@ -96,6 +111,7 @@ class TrainConfig:
     precision: Precision = "float32"
     pre_bias: PreBias = "zero"
     rows: StartRows = "random"
+    stream_dropout: Share = 0.0
 
     @classmethod
     def from_spec(cls, spec: SparcSpec, **changes) -> "TrainConfig":
@@ -172,9 +188,9 @@ def train(
                 for group in run.optimizer.param_groups:
                     group["lr"] = config.lr_at(run.step, n_steps)
                 streams = present(model, batch, every=True)
-                terms = train_step(
-                    model, run.optimizer, streams, config.cross_weight, config.aux_weight, config.precision
-                )
+                voters = draw_voters(streams, config.stream_dropout, _generator(config.seed, 3, run.step))
+                cross_weight, aux_weight, precision = config.cross_weight, config.aux_weight, config.precision
+                terms = train_step(model, run.optimizer, streams, cross_weight, aux_weight, precision, voters)
                 run.watch(terms.total)
                 redrawn = {}
                 if config.redraw_every and run.step % config.redraw_every == 0:

@@ -94,4 +94,9 @@ def for_notebooks(raw):
         "n_latents": [16, 32, 64],
         "seeds": [0],
     }
+    raw["gates"] = {
+        "settings": [{"name": "one_voter", "gate": "global", "cross_weight": 1.0, "voters": "one"}],
+        "rivals": ["usae", "shared_private", "matched", "ridge", "raw_clip", "frozen_decoder"],
+        "seeds": [0],
+    }
     return raw | {"notebooks_at_once": 2, "drafts": True}

@@ -26,8 +26,8 @@ from ..model import SPARC
 from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
 from .retrieval import CLIP, CODES, CROSS, Pool, Row, model_rows, pairs_pool, pool_codes, search
+from .rivals import trained_rival
 from .runs import best_device
-from .shared_codes import trained_baseline
 from .tables import Run, Stores, table
 
 ALPHAS = tuple(10.0**power for power in range(-3, 4))  # of the ridge; unit-norm features
@@ -241,7 +241,7 @@ def seeded_rows(profile: Profile, apart: SPARC, train: FeatureStore, pool: Pool,
         maps = fit_relative(x[query], x[reference], profile.sparc.n_latents, draw)
         yield _mapped(pool, RELATIVE, (query, reference), maps)
     for name in SHARED:
-        model = trained_baseline(profile, name.lower(), seed, train).to(best_device())
+        model = trained_rival(profile, name.lower(), seed, train).to(best_device())
         for row in model_rows(model, pool, (CODES, CROSS)):
             yield row._replace(kind=name if row.kind == CODES else f"{name}, {CROSS}")
     learned, codes = encode_store(apart, train, "independent"), pool_codes(apart, pool)

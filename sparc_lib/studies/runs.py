@@ -266,7 +266,7 @@ def fit(
 
     Both ways give the same model bit for bit. A training that will be long says so once, after a few steps.
     """
-    config, device = train_config(profile, setting.cross_weight, seed, store), best_device()
+    config, device = train_config(profile, setting, seed, store), best_device()
     label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
     try:
         feed = Announced(store.resident(device), config, label)
@@ -277,10 +277,10 @@ def fit(
     return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
 
 
-def train_config(profile: Profile, cross_weight: float, seed: int, store: FeatureStore) -> TrainConfig:
-    """How a run with this λ and seed on `store` is trained."""
-    spec = control(profile).sparc if is_control(store) else profile.sparc
-    return TrainConfig.from_spec(spec, cross_weight=cross_weight, seed=seed)
+def train_config(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> TrainConfig:
+    """How a run under this setting and seed on `store` is trained."""
+    profile = control(profile) if is_control(store) else profile
+    return TrainConfig.from_spec(profile.sparc_for(setting), seed=seed)
 
 
 def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:
@@ -294,7 +294,7 @@ def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStor
         "k_aux": spec.k_aux,
         "dead_after": spec.dead_after,
         "gate": setting.gate,
-        "training": train_config(profile, setting.cross_weight, seed, store),
+        "training": train_config(profile, setting, seed, store),
         "init": seed,
         "code": code_of("training", "store"),
     }

@@ -8,33 +8,21 @@ SPARC's L, k, epochs, batches, learning rate, dead latents and AuxK, so that onl
 * Crosscoder (Lindsey et al., 2024): the pre-activations of all streams are added up *and so are the values*;
   one code per sample reconstructs all streams. SPARC's global gate shares the choice of latents only.
 
-What a crosscoder does with one stream alone is not part of its definition: see `single_stream`.
+What a crosscoder does with one stream alone is not part of its definition: see `Crosscoder`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..evaluation import Data, as_feed, present
-from ..losses import auxk_indices, nmse, record_activity, redraw_dead
-from ..model import SPARC, Code, Gated
-from ..profiles import Gate, Profile, Setting
-from ..sparse_ops import Pattern, gather_codes, normalise_rows_
-from ..store.reader import FeatureStore
-from ..training import TrainConfig, make_optimizer
-from .representations import train_means
-from .runs import best_device, run_inputs, train_config, untrained
-from .sources import code_of
-from .stages import stage
+from ..gates import Voters
+from ..losses import auxk_indices, nmse, record_activity
+from ..model import SPARC, Code, Coding, Gated
+from ..sparse_ops import Pattern, gather_codes, normalise_rows_, preactivations
 
-Kind = Literal["usae", "crosscoder"]
-GATES: dict[Kind, Gate] = {"usae": "local", "crosscoder": "global"}
 Batch = Mapping[str, Tensor]
 
 
@@ -98,49 +86,13 @@ def _objective(
     return loss + aux_weight * auxk
 
 
-def train_shared_code(kind: Kind, model: SPARC, data: Data, config: TrainConfig) -> SPARC:
-    """Train `model` in place over the streams of `data`, in the order of steps of `train_step`; returns it.
-
-    kind "usae" needs a model with the local gate, "crosscoder" one with the global gate. config: epochs,
-    batch_size, lr, schedule, aux_weight, redraw_every and seed are used.
-    """
-    if model.gate != GATES.get(kind):
-        wanted = "choose 'usae' with 'local' or 'crosscoder' with 'global'"
-        raise ValueError(f"kind {kind!r} with gate {model.gate!r}: {wanted}")
-    feed, device, step = as_feed(data), next(model.parameters()).device, 0
-    optimizer, draw = make_optimizer(model, config.lr), torch.Generator().manual_seed(config.seed)
-    normalise = _normalise_each if kind == "usae" else _normalise_together
-    n_steps = -(-len(feed) // config.batch_size) * config.epochs
-    for _ in range(config.epochs):
-        for batch in feed.batches(config.batch_size, generator=draw, shuffle=True, device=device):
-            step += 1
-            streams = present(model, batch, every=True)
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr_at(step, n_steps)
-            optimizer.zero_grad()
-            if kind == "usae":
-                source = model.streams[int(torch.randint(len(model.streams), (1,), generator=draw))]
-                loss = usae_loss(model, streams, source, config.aux_weight)
-            else:
-                loss = crosscoder_loss(model, streams, config.aux_weight)
-            loss.backward()
-            normalise(model)
-            optimizer.step()
-            if config.redraw_every and step % config.redraw_every == 0:
-                redraw_dead(model, draw)
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"{kind}: the loss is {loss.item()} after step {step}; lower the learning rate"
-        )
-    return model
-
-
-def _normalise_each(model: SPARC) -> None:
+def unit_rows(model: SPARC) -> None:
+    """Divide every decoder row by its norm and take its gradient's component along it off, as SPARC does."""
     for rows in model.decoder.values():
         normalise_rows_(rows.data, rows.grad)
 
 
-def _normalise_together(model: SPARC) -> None:
+def unit_latents(model: SPARC) -> None:
     """A crosscoder's latent may weigh more in one stream than another: its whole row has a fixed length."""
     tables, scale = list(model.decoder.values()), len(model.decoder) ** 0.5
     rows, grad = torch.cat([t.data for t in tables], 1), torch.cat([t.grad for t in tables], 1)
@@ -151,42 +103,37 @@ def _normalise_together(model: SPARC) -> None:
         table.grad.copy_(part)
 
 
-@torch.no_grad()
-def single_stream(crosscoder: SPARC, means: Mapping[str, Tensor]) -> SPARC:
-    """A copy that codes one stream, "independent", as the crosscoder does if the others are unknown.
+class Crosscoder(SPARC):
+    """A trained crosscoder at work: one code a sample, from the pre-activations of all streams added up.
 
-    A missing stream t is set to its train mean, means[t] [d_t]: it adds W_t (mean_t - p_t) + b_t to every
-    sample's pre-activations, here folded into the latent biases of the stream that is there. (Leaving the
-    others out of the sum, or stretching the deviation from the mean 2 to 5 times as they would, finds as few
-    partners on train.)
+    A stream that is not there is set to its train mean, means[t] [d_t]: it adds W_t (mean_t - p_t) + b_t, the
+    same for every sample. "independent" coding does so with all streams but one. (Leaving them out of the
+    sum, or stretching the deviation from the mean 2 to 5 times as they would, finds as few partners on
+    train.) Frozen: it is trained as a plain SPARC, by `crosscoder_loss`.
     """
-    alone = copy.deepcopy(crosscoder)
-    adds = {
-        t: crosscoder.encoder[t] @ (means[t].to(crosscoder.pre_bias[t]) - crosscoder.pre_bias[t])
-        + crosscoder.latent_bias[t]
-        for t in crosscoder.streams
-    }
-    for s in alone.streams:
-        alone.latent_bias[s] += sum(add for t, add in adds.items() if t != s)
-    return alone
 
+    def __init__(self, trained: SPARC, means: Mapping[str, Tensor]):
+        super().__init__(**trained.config, generator=torch.Generator())
+        self.to(trained.pre_bias[self.streams[0]])  # its type and device
+        self.load_state_dict(trained.state_dict())
+        self.absent = nn.ParameterDict()
+        for stream, mean in means.items():
+            self.absent[stream] = self._preactivations(stream, mean.to(self.pre_bias[stream])[None])[0]
+        self.requires_grad_(False)
 
-def trained_baseline(profile: Profile, kind: Kind, seed: int, store: FeatureStore) -> SPARC:
-    """USAE or crosscoder with a profile's L, k, epochs, batch and learning rate, trained on first use.
+    def _preactivations(self, stream: str, x: Tensor) -> Tensor:
+        weights = self.encoder[stream], self.latent_bias[stream], self.pre_bias[stream]
+        return preactivations(x, *weights)
 
-    The crosscoder comes as `single_stream` reads it, ready for `encode_store(..., "independent")`.
-    """
-    setting, device = Setting(kind, GATES[kind], 1.0), best_device()
-    model = untrained(profile, setting, seed, store)
-
-    def build(partial: Path) -> None:
-        config = train_config(profile, setting.cross_weight, seed, store)
-        trained = train_shared_code(kind, copy.deepcopy(model).to(device), store.resident(device), config)
-        if kind == "crosscoder":
-            trained = single_stream(trained, train_means(store))
-        torch.save(trained.cpu().state_dict(), partial / "model.pt")
-
-    inputs = run_inputs(profile, setting, seed, store) | {"kind": kind, "code": code_of("studies")}
-    folder = stage("baseline", inputs, build)
-    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
-    return model.eval()
+    def regate(self, gated: Gated, coding: Coding, voters: Voters | None = None) -> Gated:
+        """The batch with summed pre-activations, which are the values of the code too, and its top k."""
+        present = {stream: self._preactivations(stream, x) for stream, x in gated.streams.items()}
+        sums = {}
+        for stream, own in present.items():
+            others = [name for name in self.streams if name != stream]
+            sums[stream] = own
+            for name in others:
+                seen = coding == "joint" and name in present
+                sums[stream] = sums[stream] + (present[name] if seen else self.absent[name])
+        indices = {stream: total.topk(self.k, dim=1).indices for stream, total in sums.items()}
+        return Gated(gated.streams, sums, indices)

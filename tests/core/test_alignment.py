@@ -13,6 +13,7 @@ from sparc_lib.alignment import (
     jaccard_per_latent,
     label_counts,
     mean_jaccard,
+    pw_mcc,
 )
 from sparc_lib.taxonomy import Taxonomy
 
@@ -180,3 +181,20 @@ def test_clear_errors():
         activation_patterns(counts, min_samples=0)
     with pytest.raises(ValueError, match="shape \\(3,\\)"):
         mean_jaccard(np.zeros(3), counts)
+
+
+def test_pw_mcc_matches_directions_whatever_their_order_sign_and_length():
+    draw = np.random.default_rng(0)
+    first = draw.normal(size=(12, 30))
+    order = draw.permutation(12)
+    assert pw_mcc(first, -3 * first[order]) == pytest.approx(1)
+    assert pw_mcc(first, first[order[:5]]) == pytest.approx(1)  # every row of the smaller one is found
+    assert pw_mcc(np.eye(3), np.eye(3)[:, [1, 0, 2]] * 0.5) == pytest.approx(1)
+    half = np.array([[1.0, 0.0], [1.0, 1.0]])
+    assert pw_mcc(np.eye(2), half) == pytest.approx((1 + 0.5**0.5) / 2)  # one to one
+    assert pw_mcc(first, draw.normal(size=(12, 30))) < 0.5
+    assert np.isnan(pw_mcc(first, first[:0]))
+    with pytest.raises(ValueError, match="pass two of one space"):
+        pw_mcc(first, first[:, 1:])
+    with pytest.raises(ValueError, match="length 0"):
+        pw_mcc(first, np.zeros((2, 30)))

@@ -289,3 +289,32 @@ def test_an_empty_name_is_no_name():
     """`--profile "$UNSET"` must not start mini."""
     with pytest.raises(ProfileError, match="no profile ''"):
         load_profile("")
+
+
+def test_who_votes_is_said_by_a_setting(mini):
+    raw, read = mini
+    raw["settings"] = [
+        {"name": "global_lambda1", "gate": "global", "cross_weight": 1.0},
+        {"name": "one_voter", "gate": "global", "cross_weight": 1.0, "voters": "one"},
+        {"name": "dropout_05", "gate": "global", "cross_weight": 1.0, "stream_dropout": 0.5},
+    ]
+    profile = read()
+    assert [setting.dropout for setting in profile.settings] == [0.0, 1.0, 0.5]
+    assert profile.sparc_for("one_voter").stream_dropout == 1.0
+    assert profile.sparc_for("global_lambda1") == profile.sparc
+    for change, words in (
+        ({"gate": "local"}, "setting dropout_05: stream_dropout and voters need gate: global"),
+        ({"voters": "one"}, "setting dropout_05: voters: one is stream_dropout: 1.0 already"),
+        ({"stream_dropout": 1.5}, r"settings\[2\]\.stream_dropout must be less than or equal to 1"),
+        ({"voters": "two"}, r"settings\[2\]\.voters must be 'all' or 'one'"),
+    ):
+        kept = dict(raw["settings"][2])
+        raw["settings"][2] |= change
+        with pytest.raises(ProfileError, match=words):
+            read()
+        raw["settings"][2] = kept
+    raw["sparc"]["stream_dropout"] = 0.5
+    with pytest.raises(
+        ProfileError, match=r"sparc\.stream_dropout must be left out: it is given to a setting"
+    ):
+        read()

@@ -147,8 +147,13 @@ def numbers_by_claim():
     return grouped.agg(published=("id", "size"), measured_here=("here", "count"))
 
 
+def gates():
+    return result("08_gates").drop(columns="seed").groupby(["model", "method"], sort=False).mean()
+
+
 # Printed tables that are made of a saved one: a piece of the cell's last line -> how.
 DERIVED = {
+    "means.rename(index=show.method_name)": gates,
     "mean.round(4)": noise,
     "life.round(3)": l0_and_dead,
     "means.rename(index=setting_name)": both_means,

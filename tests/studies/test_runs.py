@@ -44,7 +44,7 @@ def test_the_control_sees_fewer_scenes_for_as_many_steps(profile):
     )
     assert not workflow.is_control(main) and workflow.is_control(noise)
     assert len(set(main.image_ids)) == 48 and len(set(noise.image_ids)) == 24
-    epochs = [workflow.train_config(profile, 1.0, 0, store).epochs for store in (main, noise)]
+    epochs = [workflow.train_config(profile, profile.settings[0], 0, store).epochs for store in (main, noise)]
     assert epochs == [profile.sparc.epochs, 2 * profile.sparc.epochs]
     same = dataclasses.replace(profile, data=dataclasses.replace(profile.data, control_train=None))
     assert workflow.control(same) is same

@@ -1,15 +1,11 @@
 import pytest
 import torch
 
+from sparc_lib.evaluation import evaluate
 from sparc_lib.losses import nmse
 from sparc_lib.model import SPARC
-from sparc_lib.studies.shared_codes import (
-    crosscoder_code,
-    crosscoder_loss,
-    single_stream,
-    train_shared_code,
-    usae_loss,
-)
+from sparc_lib.studies.rivals import train_rival
+from sparc_lib.studies.shared_codes import Crosscoder, crosscoder_code, crosscoder_loss, usae_loss
 from sparc_lib.training import TrainConfig
 
 DIMS = {"dino": 6, "clip_img": 5, "clip_txt": 5}
@@ -83,24 +79,42 @@ def test_dead_latents_are_offered_the_residual(kind):
     assert 0 < few < 24 if kind == "crosscoder" else few == 24
 
 
-def test_a_single_stream_stands_beside_average_partners():
+def test_a_missing_stream_is_set_to_its_mean():
     model, x = sparc("global"), streams()
     means = {s: v.mean(0) for s, v in x.items()}
-    alone = single_stream(model, means)
+    working = Crosscoder(model, means)
+    independent = working.encode(x, "independent")
+    pair = working.encode({s: x[s] for s in ("dino", "clip_txt")})
     for s in DIMS:
         filled = {t: x[t] if t == s else means[t].expand_as(x[t]) for t in DIMS}
-        torch.testing.assert_close(
-            alone.encode({s: x[s]}, "independent")[s].dense(), crosscoder_code(model, filled).dense()
-        )
-    assert torch.equal(model.latent_bias["dino"], sparc("global").latent_bias["dino"])
+        expected = crosscoder_code(model, filled).dense()
+        torch.testing.assert_close(independent[s].dense(), expected)
+        torch.testing.assert_close(working.encode({s: x[s]})[s].dense(), expected)
+    torch.testing.assert_close(
+        pair["dino"].dense(),
+        crosscoder_code(model, x | {"clip_img": means["clip_img"].expand_as(x["clip_img"])}).dense(),
+    )
+    assert not any(parameter.requires_grad for parameter in working.parameters())
+
+
+def test_joint_coding_of_a_crosscoder_is_its_common_code():
+    model, x = sparc("global"), streams()
+    working = Crosscoder(model, {s: v.mean(0) for s, v in x.items()})
+    common = crosscoder_code(model, x)
+    for code in working.encode(x, "joint").values():
+        torch.testing.assert_close(code.dense(), common.dense())
+    scores = evaluate(working, x)
+    for s in DIMS:
+        expected = nmse(model.decode(common, s), x[s]).item()
+        assert scores.joint.nmse["clip_txt", s] == pytest.approx(expected)
+        alone = working.encode({s: x[s]}, "independent")[s]
+        assert scores.independent.nmse[s, s] == pytest.approx(nmse(model.decode(alone, s), x[s]).item())
 
 
 @pytest.mark.parametrize("kind", GATES)
 def test_training_lowers_the_loss_and_repeats_itself(kind):
     x = {s: v.float() for s, v in streams().items()}
-    model, twin = (
-        train_shared_code(kind, sparc(GATES[kind], dtype=torch.float32), x, CONFIG) for _ in range(2)
-    )
+    model, twin = (train_rival(kind, sparc(GATES[kind], dtype=torch.float32), x, CONFIG) for _ in range(2))
     fresh = sparc(GATES[kind], dtype=torch.float32)
     before, after = (
         sum(usae_loss(m, x, s) for s in DIMS) / 3 if kind == "usae" else crosscoder_loss(m, x)
@@ -118,17 +132,8 @@ def test_training_lowers_the_loss_and_repeats_itself(kind):
 
 def test_usae_learns_one_code_for_all_entrances():
     x = {s: v.float() for s, v in streams(400).items()}
-    model = train_shared_code("usae", sparc("local", dtype=torch.float32), x, CONFIG)
+    model = train_rival("usae", sparc("local", dtype=torch.float32), x, CONFIG)
     codes = {s: c.dense() for s, c in model.encode(x, "independent").items()}
     same = torch.nn.functional.cosine_similarity(codes["dino"], codes["clip_txt"]).mean()
     other = torch.nn.functional.cosine_similarity(codes["dino"], codes["clip_txt"].roll(1, 0)).mean()
     assert same > other + 0.2
-
-
-def test_clear_errors():
-    with pytest.raises(ValueError, match="'usae' with gate 'global'"):
-        train_shared_code("usae", sparc("global"), streams(), CONFIG)
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        train_shared_code(
-            "crosscoder", sparc("global"), streams(), TrainConfig(epochs=2, lr=1e300, batch_size=48)
-        )
