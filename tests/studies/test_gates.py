@@ -151,7 +151,7 @@ def test_stability_is_that_of_two_seeds(profile, stores):
     rows = gate_table(profile)
     one, other = (trained(profile, ONE_VOTER, seed, stores["train"]).model for seed in (0, 1))
     found = pick(rows, model="trained", method="one_voter").stability
-    assert found.nunique() == 1 and 0 < found.iloc[0] < 1
+    assert found.round(9).nunique() == 1 and 0 < found.iloc[0] < 1
     scores = []
     for s in one.streams:
         pair = []
