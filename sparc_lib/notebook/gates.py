@@ -115,8 +115,7 @@ def _legend(fig: Figure, ax: Axes) -> None:
     for name, colour in colours.items():
         handles.append(ax.scatter([], [], s=40, marker="s", color=colour, label=name))
     handles.append(ax.scatter([], [], s=22, color="black", label="independent codes, one seed"))
-    hollow = dict(s=34, facecolor="white", edgecolor="black")
-    handles.append(ax.scatter([], [], label="joint codes, mean", **hollow))
+    handles.append(ax.scatter([], [], 34, facecolor="white", edgecolor="black", label="joint codes, mean"))
     for method, dashes in LINES.items():
         handles += ax.plot([], [], color="black", linestyle=dashes, linewidth=1.1, label=NAMES[method])
     fig.legend(handles=handles, loc="outside lower center", ncols=7, fontsize=8)
