@@ -8,9 +8,19 @@ from matplotlib.axes import Axes
 
 from ..model import Codes
 from .bars import setting_bars, values_by
-from .style import CONTROL_COLOUR, setting_colour, setting_name, stream_colour, stream_name
+from .style import (
+    CONTROL_COLOUR,
+    MORE_STREAM_COLOURS,
+    legend_below,
+    setting_colour,
+    setting_name,
+    stream_colour,
+    stream_name,
+)
 
 RANDOM = "random encoders"
+SIZES = {"N": "samples N", "L": "latents L", "k": "active latents k", "M": "streams M"}
+MARKERS = ("o", "s", "^", "D")
 
 
 def gate_picture(ax: Axes, codes: Codes, row: int) -> Axes:
@@ -74,3 +84,24 @@ def reconstruction(ax: Axes, scores: pd.DataFrame, mean_predictor: float, random
     heights = trained | {RANDOM: by_seed[by_seed.run == RANDOM].value.tolist()}
     levels = dict.fromkeys(trained, mean_predictor) | {RANDOM: random_mean}
     return setting_bars(ax, heights, {"untrained": untrained}, {"mean predictor": levels})
+
+
+def growth(ax: Axes, table: pd.DataFrame, variable: str) -> Axes:
+    """Time against one size on logarithmic axes, a line a part; the legend has the exponents of the power
+    laws.
+
+    table: what tests/benchmark_growth.py writes (part, variable, value, seconds, exponent). variable: N, L, k
+    or M. A part has the same colour and marker in the panels of all variables.
+    """
+    parts = list(dict.fromkeys(table.part))
+    for part, rows in table[table.variable == variable].groupby("part", sort=False):
+        place = parts.index(part)
+        colour, marker = MORE_STREAM_COLOURS[place], MARKERS[place]
+        label = f"{part}: {rows.exponent.iloc[0]:.1f}"
+        ax.plot(rows.value, rows.seconds, color=colour, marker=marker, markersize=5, label=label)
+    ax.set(xscale="log", yscale="log", xlabel=SIZES[variable])
+    values = sorted(table.value[table.variable == variable].unique())
+    ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=7)
+    ax.minorticks_off()
+    legend_below(ax, columns=1)
+    return ax

@@ -1,0 +1,35 @@
+"""Figures of notebook 02 show the numbers they are given."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from sparc_lib import paths
+from sparc_lib.notebook import training as show
+
+
+@pytest.fixture
+def ax():
+    fig, ax = plt.subplots()
+    yield ax
+    plt.close(fig)
+
+
+def test_growth_draws_a_line_a_part_and_names_its_exponent(ax):
+    rows = [("step", "L", 10, 1.0, 2.0), ("step", "L", 100, 100.0, 2.0), ("codes", "L", 10, 3.0, 0.0)]
+    rows += [("codes", "L", 100, 3.0, 0.0), ("codes", "N", 5, 1.0, 1.0)]
+    table = pd.DataFrame(rows, columns=["part", "variable", "value", "seconds", "exponent"])
+    show.growth(ax, table, "L")
+    step, codes = ax.get_lines()
+    assert step.get_xydata().tolist() == [[10, 1], [100, 100]] and codes.get_ydata().tolist() == [3, 3]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["step: 2.0", "codes: 0.0"]
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert step.get_color() != codes.get_color() and step.get_marker() != codes.get_marker()
+
+
+def test_the_committed_growth_table_can_be_drawn(ax):
+    table = pd.read_csv(paths.REPO / "results/benchmarks/growth.csv")
+    for variable, lines in {"N": 3, "L": 4, "k": 4, "M": 3}.items():
+        ax.clear()
+        show.growth(ax, table, variable)
+        assert len(ax.get_lines()) == lines
