@@ -63,7 +63,7 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
     train, noise = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
-        "profile": dataclasses.replace(profile, name="", description=""),
+        "profile": dataclasses.replace(profile, name="any", description="any"),
         "dino": pair[0].fingerprint,
         "clip": pair[1].fingerprint,
         "train": train.digest,
