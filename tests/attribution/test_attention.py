@@ -207,8 +207,8 @@ def test_faults_are_named(pair):
     pixels = torch.stack([pair[0].preprocess_square(picture(96, 96))])
     with pytest.raises(IndexError, match="4 blocks"):
         trace_image(pair[0], pixels, 7)
-    with pytest.raises(IndexError, match="2 blocks"):
-        trace_text(pair[1], TEXTS, -3)
+    with pytest.raises(IndexError, match="3 blocks"):
+        trace_text(pair[1], TEXTS, -4)
     before = pair[0].model.config._attn_implementation
     with pytest.raises(ValueError, match="channel"):
         trace_image(pair[0], pixels[:, :1])  # one channel: the pass fails, the model is as before

@@ -136,6 +136,8 @@ def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
             (None, "test", 1, 70),
             (0, "train", 2, 80),
             (0, "test", 3, 70),
+            (1, "train", 4, 80),
+            (1, "test", 5, 70),
         )
     }
 
@@ -172,13 +174,12 @@ def test_tables_hold_every_model_and_are_kept(tmp_path, monkeypatch):
     codes = rr.code_table(profile)
     groups = codes.groupby(["model", "setting", "seed", "coding"], sort=False).size()
     for setting in profile.settings:
-        assert groups["trained", setting.name].to_dict() == {
-            (0, "joint"): 6,
-            (0, "independent"): 6,
-            (1, "independent"): 6,
-        }
-        for control in ("untrained", "random encoders"):
-            assert groups[control, setting.name].to_dict() == {(0, "joint"): 6, (0, "independent"): 6}
+        for model in ("trained", "untrained", "random encoders"):  # controls have as many seeds
+            assert groups[model, setting.name].to_dict() == {
+                (0, "joint"): 6,
+                (0, "independent"): 6,
+                (1, "independent"): 6,
+            }
     assert groups["raw"].to_dict() == {("raw_clip", 0, "features"): 2} and len(codes) == sum(groups)
     alone = tables.pick(table, kind=rr.CODES, coding="independent", protocol="pairs", model="trained")
     again = tables.pick(codes, coding="independent", model="trained")
