@@ -1,9 +1,7 @@
 """Notebook 07: does the map of a caption that names one part of an object lie on that part?
 
-Every ordered pair of visible parts of one object (target, other) is scored by three numbers. `contrast`: do
-the maps of the two captions, less one another, tell the pixels of the two parts apart (-1..1, 0 for a map that
-does not depend on the caption)? `right`: is the target's map brighter on the target than on the other (1, or
-1/2 where equal; 1/2 on average for a map that does not depend on the caption)? `pixel_ap`: of the target.
+Every reading, SPARC's as published, controls and attempts, makes a map for every part; `part_scores` says how
+they are scored.
 """
 
 from __future__ import annotations
@@ -20,50 +18,29 @@ from ..attribution import methods
 from ..attribution.attention import trace_image
 from ..attribution.methods import IMAGE_STREAMS
 from ..attribution.parts import PartImages, part_images
-from ..attribution.patches import BATCH, activation_maps, lifted, patch_codes, patch_features, similarity_maps
+from ..attribution.patches import BATCH, activation_maps, patch_codes, patch_features, similarity_maps
 from ..attribution.relevance import grad_cam, heatmap, square_pixels, weighted_target
-from ..attribution.segmentation import contrast, pixel_ap
 from ..data.catalogue import inputs as pairs_of
 from ..model import SPARC
-from ..nulls import clustered_interval
 from ..profiles import Profile
 from .baselines import fit_ridge
-from .regions import SCENES, region_models, region_scenes, region_store, text_features
+from .part_scores import COLUMNS, Reading, scored
+from .regions import region_models, region_scenes, region_store, text_features
 from .runs import RANDOM, best_device, dataset, encoders, features
 from .sources import code_of
 from .stages import table_stage
 from .tables import Run, model_of
 
 # What is asked of a map: all that the caption says, or what it says beyond a caption of the object alone.
-CAPTION, PART = "caption", "part less object"
+CAPTION, PART, MASKS = "caption", "part less object", "masks"
 GRADIENTS, CAM = "SPARC as published, gradients", "SPARC as published, Grad-CAM"
 AT_PATCHES, REGIONS = "SPARC as published, at patches", "SPARC of regions"
-SIMILARITY, CLIP_PATCHES, RIDGE = (
-    "CLIP similarity, gradients",
-    "CLIP similarity, at patches",
-    "ridge of regions",
-)
+SIMILARITY, CLIP_PATCHES = "CLIP similarity, gradients", "CLIP similarity, at patches"
 NOISE, REGION_NOISE = "SPARC as published, random encoders", "SPARC of regions, random encoders"
-RIDGE_NOISE, SHUFFLED = "ridge of regions, random encoders", "SPARC of regions, shuffled captions"
+SHUFFLED = "SPARC of regions, shuffled captions"
+RIDGE, RIDGE_NOISE = "ridge of regions", "ridge of regions, random encoders"
 CLASSIFIER, MASK = "patch classifier (masks)", "the mask itself, at patches"
 LEAST_COVER = 0.25  # of a patch, from which on the reference learns it as the part's
-RIGHT = 0.7  # share of pairs from which on a method separates parts
-SCORES = ["contrast", "right", "pixel_ap"]
-
-
-class Reading(NamedTuple):
-    """What made a map. group: "published", "baseline", "attempt", "control" or "reference". stream: whose
-    patches it is on. seed: of the SPARC behind it, 0 where there is none."""
-
-    group: str
-    method: str
-    asked: str
-    stream: str
-    seed: int = 0
-
-
-KEYS = list(Reading._fields)
-COLUMNS = [*KEYS, "image", "part", "other", *SCORES]
 Maps = Iterator[tuple[Reading, np.ndarray]]  # [n_regions, rows, columns] each
 
 
@@ -82,8 +59,7 @@ class Asked(NamedTuple):
         return {CAPTION: self.parts, PART: self.parts - self.wholes}
 
     def weights(self, model: SPARC) -> dict[str, Tensor]:
-        """What to multiply codes of an image with, [n, n_latents], by what is asked: z_caption, or z_caption -
-        z_object."""
+        """What to multiply codes of an image with, [n, n_latents]: z_caption, or z_caption - z_object."""
         device = next(model.parameters()).device
         with torch.no_grad():
             part, whole = (
@@ -93,8 +69,10 @@ class Asked(NamedTuple):
 
 
 class View(NamedTuple):
-    """The pictures of `scenes` as one pair of encoders sees them. patches {stream: [n_images, n_patches, dim]};
-    image [n_regions]: the row there of every region's image."""
+    """The pictures of `scenes` as one pair of encoders sees them.
+
+    patches {stream: [n_images, n_patches, dim]}. image [n_regions]: the row there of every region's image.
+    """
 
     pair: tuple
     scenes: PartImages
@@ -117,7 +95,7 @@ def part_report(profile: Profile) -> pd.DataFrame:
     """A row a reading and ordered pair of parts in the first `heatmap_images` test images, `COLUMNS`; without
     rows where the data do not say where parts are.
 
-    SPARC as published: the first setting with cross-reconstruction, trained on scenes, all seeds. The controls
+    SPARC as published: the first setting with cross-reconstruction, trained on scenes, all seeds. Controls
     with random encoders are trained as what they control, on features of the same networks, untrained.
     """
     scenes = part_images(dataset(profile, "test"), profile.evaluation.heatmap_images)
@@ -174,14 +152,20 @@ def published_models(profile: Profile, kind: str, store) -> list[SPARC]:
 
 
 def gradient_maps(view: View, models: list[SPARC], group: str, method: str) -> Maps:
-    """Attention relevance of a caption's match with the image's code, as notebook 06 has it, for both that can
-    be asked; of models that are published also Grad-CAM."""
+    """Attention relevance of the match of a caption's code with the image's, as notebook 06 has it.
+
+    To ask for a part less its object is an attempt of ours, unless it is a control. Of published models also
+    Grad-CAM.
+    """
     for number, stream in enumerate(IMAGE_STREAMS):
         for seed, model in enumerate(models):
-            maps = _by_gradient(view, number, heatmap, view.asked.weights(model), model)
-            yield from ((Reading(group, method, asked, stream, seed), own) for asked, own in maps.items())
+            weights = view.asked.weights(model)
+            maps = _by_gradient(view, number, heatmap, weights, model)
+            yield Reading(group, method, CAPTION, stream, seed), maps[CAPTION]
+            ours = "control" if group == "control" else "attempt"
+            yield Reading(ours, method, PART, stream, seed), maps[PART]
             if group == "published":
-                maps = _by_gradient(view, number, grad_cam, view.asked.weights(model), model)
+                maps = _by_gradient(view, number, grad_cam, {CAPTION: weights[CAPTION]}, model)
                 yield Reading(group, CAM, CAPTION, stream, seed), maps[CAPTION]
 
 
@@ -198,8 +182,10 @@ def similarity_readings(view: View) -> Maps:
 def _by_gradient(
     view: View, number: int, make_map, asked: Mapping[str, Tensor], model: SPARC | None = None
 ) -> dict[str, np.ndarray]:
-    """Maps of the regions in image stream `number`, by what is asked. asked: what to multiply the code of each
-    region's image with, or without a model its feature."""
+    """Maps of the regions in image stream `number`, by what is asked.
+
+    asked: what to multiply the code of each region's image with, or without a model its feature.
+    """
     encoder, stream = view.pair[number], IMAGE_STREAMS[number]
     data = view.scenes.data
     parts: dict[str, list[np.ndarray]] = {name: [] for name in asked}
@@ -247,65 +233,5 @@ def reference_maps(view: View, train: PartImages) -> Maps:
     data = view.scenes.data
     for stream, encoder in zip(IMAGE_STREAMS, view.pair):
         maps = methods.supervised_maps(encoder, train.data, data, LEAST_COVER)
-        yield Reading("reference", CLASSIFIER, PART, stream), maps
-        yield Reading("reference", MASK, PART, stream), data.cover(encoder.patch_grid)
-
-
-def scored(reading: Reading, maps: np.ndarray, scenes: PartImages, cover: np.ndarray) -> pd.DataFrame:
-    """A row an ordered pair of parts. maps, cover [n_regions, rows, columns]: heat of either sign, and the
-    share of every patch in the region."""
-    regions, names = scenes.data.regions, scenes.data.classes
-    target, other = np.array(scenes.pairs).T
-    on_target, on_other = _mean_on(maps[target], cover[target]), _mean_on(maps[target], cover[other])
-    columns = {
-        "image": [regions[number].image for number in target],
-        "part": [names[regions[number].concept] for number in target],
-        "other": [names[regions[number].concept] for number in other],
-        "contrast": contrast(lifted(maps), cover, scenes.pairs),
-        "right": (np.sign(on_target - on_other) + 1) / 2,
-        "pixel_ap": pixel_ap(maps, cover)[target],
-    }
-    rows = pd.DataFrame([reading] * len(target), columns=KEYS)
-    return rows.assign(**columns)
-
-
-def _mean_on(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """Mean heat of every map on its region's pixels, [n]."""
-    return (maps * cover).sum((1, 2), dtype=float) / cover.sum((1, 2), dtype=float)
-
-
-def summary(report: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """A row a method, question and stream: means of the scores, of `contrast` and `right` with the 95 %
-    interval over images (columns *_low and *_high); seeds are averaged first."""
-    rows = []
-    keys = [key for key in KEYS if key != "seed"]
-    for values, own in report.groupby(keys, sort=False):
-        n_seeds = own.seed.nunique()
-        image = own.image.to_numpy()[: len(own) // n_seeds]
-        row = dict(zip(keys, values))
-        for score in SCORES:
-            means = own[score].to_numpy().reshape(n_seeds, -1).mean(0)
-            row[score] = means.mean()
-            if score != "pixel_ap":
-                _, row[f"{score}_low"], row[f"{score}_high"] = clustered_interval(means, image, generator)
-        rows.append(row)
-    return pd.DataFrame(
-        rows, columns=[*keys, *SCORES, *(f"{s}_{e}" for s in SCORES[:2] for e in ("low", "high"))]
-    )
-
-
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """Which attempts of a `summary` separate parts, a row each: "separates" if the interval of its contrast
-    lies above those of all controls, baselines and published readings in its stream, and it is right in
-    `RIGHT` of the pairs at least; "in part" if only one of the two holds; else "does not"."""
-    rows = []
-    against = table[table.group.isin(["control", "baseline", "published"])]
-    for attempt in table[table.group == "attempt"].itertuples():
-        bar = against[against.stream == attempt.stream].contrast_high.max()
-        conditions = (attempt.contrast_low > bar, attempt.right >= RIGHT)
-        verdict = ("does not", "in part", "separates")[sum(conditions)]
-        rows.append(
-            (attempt.method, attempt.asked, attempt.stream, attempt.contrast, bar, attempt.right, verdict)
-        )
-    columns = ["method", "asked", "stream", "contrast", "highest_control", "right", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+        yield Reading("reference", CLASSIFIER, MASKS, stream), maps
+        yield Reading("reference", MASK, MASKS, stream), data.cover(encoder.patch_grid)

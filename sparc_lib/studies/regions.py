@@ -97,7 +97,8 @@ def region_models(profile: Profile, store: FeatureStore) -> list[SPARC]:
     sparc = dataclasses.replace(profile.sparc, batch_size=-(-profile.sparc.batch_size // 2))
     own = dataclasses.replace(profile, sparc=sparc)
     each(_train, [(own, seed, store.directory) for seed in profile.seeds], "SPARCs of regions")
-    return [trained(own, SETTING, seed, store).model.requires_grad_(False) for seed in profile.seeds]
+    models = [trained(own, SETTING, seed, store).model for seed in profile.seeds]
+    return [model.to(best_device()).requires_grad_(False) for model in models]
 
 
 def _train(profile: Profile, seed: int, store: Path) -> None:
