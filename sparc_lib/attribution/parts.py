@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -34,6 +35,33 @@ class PartImages(NamedTuple):
     @property
     def lacks(self) -> str:
         return "" if self.pairs else NO_PARTS
+
+    def names(self, pair: tuple[int, int]) -> tuple[str, str]:
+        """The two parts of a pair: ("ear", "tail")."""
+        target, other = (self.data.classes[self.data.regions[number].concept] for number in pair)
+        return target, other
+
+    def only(self, chosen: Sequence[tuple[int, int]]) -> PartImages:
+        """These pairs alone, regions in their order."""
+        numbers = [number for pair in chosen for number in pair]
+        data = self.data._replace(regions=[self.data.regions[number] for number in numbers])
+        captions, wholes = ([texts[number] for number in numbers] for texts in (self.captions, self.wholes))
+        return PartImages(data, captions, wholes, [(2 * i, 2 * i + 1) for i in range(len(chosen))])
+
+    def exhibits(self, parts: Sequence[str]) -> list[tuple[int, int]]:
+        """For each of these parts the pair, of an image not shown yet, whose smaller part is largest."""
+        chosen: list[tuple[int, int]] = []
+        sizes = self.data.sizes()
+        for part in parts:
+            shown = {self.data.regions[number].image for pair in chosen for number in pair}
+            candidates = [
+                pair
+                for pair in self.pairs
+                if self.names(pair)[0] == part and self.data.regions[pair[0]].image not in shown
+            ]
+            if candidates:
+                chosen.append(max(candidates, key=lambda pair: min(sizes[list(pair)])))
+        return chosen
 
 
 def part_images(data: PairedDataset, n_images: int, wholes: bool = False) -> PartImages:

@@ -6,7 +6,8 @@ they are scored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +141,28 @@ def part_report(profile: Profile) -> pd.DataFrame:
         return pd.concat(rows, ignore_index=True)[COLUMNS]
 
     return table_stage("parts", inputs, make)
+
+
+class Exhibit(NamedTuple):
+    """Pairs of parts to look at, and their maps {(method, asked, stream): [n_regions, rows, columns]}."""
+
+    scenes: PartImages
+    maps: Mapping[tuple[str, str, str], np.ndarray]
+
+
+def exhibit(profile: Profile, parts: Sequence[str]) -> Exhibit:
+    """Maps of the first seed for `PartImages.exhibits` of these parts: SPARC as published, SPARC of regions."""
+    scenes = part_images(dataset(profile, "test"), profile.evaluation.heatmap_images)
+    chosen = scenes.only(scenes.exhibits(parts))
+    if chosen.lacks:
+        return Exhibit(chosen, {})
+    view = View.of(encoders(profile, device=best_device()), chosen)
+    first = dataclasses.replace(profile, seeds=profile.seeds[:1])
+    published = published_models(first, "trained", features(profile, "train"))
+    regions = region_models(first, region_store(profile))
+    readings = [*gradient_maps(view, published, "published", GRADIENTS)]
+    readings += patch_maps(view, regions, "attempt", REGIONS)
+    return Exhibit(chosen, {(one.method, one.asked, one.stream): maps for one, maps in readings})
 
 
 def published_models(profile: Profile, kind: str, store) -> list[SPARC]:

@@ -8,9 +8,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sparc_lib.attribution.segmentation import (
     AnnotatedImages,
     Region,
-    encode_mask,
     annotated_images,
     contrast,
+    encode_mask,
     mask_map,
     otsu_masks,
     overlap,
