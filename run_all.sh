@@ -19,6 +19,7 @@ Sets up an environment first if there is none.
   --force             build cached stages (features, trained models) anew
   --offline           never use the network
   --update-notebooks  write the executed outputs back into notebooks/ (mini only)
+  --verify            read all cached stages in SPARC_DATA and say which are damaged
   --test              run the tests: formatting, lint, layers, pytest, and nbval
                       over the notebooks; goes with --offline only
   --help              show this text
@@ -28,7 +29,7 @@ checkpoints; default data/), SPARC_DATASETS (as --data-root; default datasets/ i
 SPARC_DATA), SPARC_OUTPUT (parent of figures/ and results/; default here),
 SPARC_NOTEBOOKS (default notebooks/), SPARC_PROFILES (a folder of your own profiles).
 Folders may be relative to where you are. Exit code: 0 all done; 1 a notebook or
-test failed; 2 wrong use, no environment, or a folder that cannot be written.
+test failed, or a stage is damaged; 2 wrong use, no environment, or a folder that cannot be written.
 
 Windows: run it inside WSL (wsl --install, then its Ubuntu shell), with the clone
 in WSL's own home folder, not under /mnt/c, which is many times slower.
@@ -158,7 +159,7 @@ main() {
         if [ -z "$2" ]; then die "$1 is empty; is the variable unset? Give a value, or leave the option out"; fi
         shift ;;
       --offline) OFFLINE=yes ;;
-      --fetch | --force | --update-notebooks | --test) ;;
+      --fetch | --force | --update-notebooks | --verify | --test) ;;
       *) die "unknown option $1; see --help" ;;
     esac
     shift

@@ -114,7 +114,7 @@ def lift_names(
         if matrix.shape[0] != facts.shape[0] or facts.shape[1] != len(terms):
             sizes = f"{matrix.shape[0]} codes, facts {facts.shape} and {len(terms)} terms"
             raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
-        member = firing(sp.csr_array(matrix), top)  # [n_latents, n], 0 or 1
+        member = firing(sp.csr_array(matrix), top).T.tocsr()  # bool [n_latents, n]
         support[stream] = member.sum(1).astype(int)
         hits = (member @ facts).toarray()  # [n_latents, n_facts]
         share = (hits + prior * base) / (support[stream] + prior)[:, None]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .model import SPARC, Code, Gated, Streams
@@ -143,11 +144,11 @@ def gated_loss(
             parts.append(aux_codes[target])
         rebuilt = _decode(model, target, parts, patterns, buffers.pop((DECODER, target), None))
         if use_aux:
-            residual = x - (rebuilt[0] - model.pre_bias[target]).detach()
-            revived = rebuilt[-1] if target in aux_codes else model.pre_bias[target]  # codes of 0 (F6)
+            residual = x - (rebuilt[:, 0] - model.pre_bias[target]).detach()
+            revived = rebuilt[:, -1] if target in aux_codes else model.pre_bias[target]  # codes of 0 (F6)
             auxk[target] = _auxk_nmse(revived, residual, x)
         power = x.square().mean(1)
-        scores = _each_nmse(rebuilt[: len(rebuilt) - (target in aux_codes)], x, power)
+        scores = _each_nmse(rebuilt[:, :-1] if target in aux_codes else rebuilt, x, power)
         if sources and not cross_weight:  # still reported
             with torch.no_grad():
                 crossed = _decode(model, target, [codes[source] for source in sources], patterns)
@@ -186,16 +187,18 @@ def _codes(
 def _decode(
     model: SPARC, target: str, parts: list[Code], patterns: _Patterns, buffer: Tensor | None = None
 ) -> Tensor:
-    """Reconstructions of `target`, [codes, batch, d], from a single sparse product."""
-    values = torch.cat([part.values.reshape(-1) for part in parts])
+    """Reconstructions of `target`, [batch, codes, d], from a single sparse product."""
+    values = torch.cat([part.values for part in parts], dim=1).reshape(-1)
     pattern = patterns.of(*(part.indices for part in parts))
     rows = decode_rows(values, model.decoder[target], pattern, buffer) + model.pre_bias[target]
-    return rows.view(len(parts), -1, rows.shape[1])
+    return rows.view(-1, len(parts), rows.shape[1])
 
 
 def _each_nmse(rebuilt: Tensor, x: Tensor, power: Tensor) -> list[Tensor]:
-    """`nmse` of every reconstruction in [codes, batch, d], with power = mean_d x², [batch]."""
-    return list(((rebuilt - x).square().mean(2) / power).mean(1).unbind())
+    """`nmse` of every reconstruction in [batch, codes, d], with power = mean_d x², [batch]."""
+    wanted = x[:, None].expand_as(rebuilt)
+    errors = F.mse_loss(rebuilt, wanted, reduction="none").mean(2)
+    return list((errors / power[:, None]).mean(0).unbind())
 
 
 def _auxk_nmse(revived: Tensor, residual: Tensor, x: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def exhibits(
 def namesakes(
     codes: Mapping[str, sp.csr_matrix], store: FeatureStore, words: Vocabulary, n: int = 3, n_top: int = 5
 ) -> list[Exhibit]:
-    """The latents that all streams name alike, most firmly first, of each name one; fewer if there are fewer.
+    """The latents that all streams name alike, most firmly first, one of each kind of facts; or fewer.
 
     How firmly: by the stream that is least sure (`ConceptNames.firm`). codes and words as for `exhibits`.
     """
@@ -89,11 +89,12 @@ def namesakes(
     alike = (named == named[0]).all(0) & (named[0] != NO_NAME)
     firm = np.min([names.firm(stream) for stream in codes], axis=0)
     base = np.asarray(words.true.mean(0)).ravel()
-    best_of_name: dict[int, int] = {}
+    best_of_kind: dict[str, int] = {}
     for latent in np.argsort(-np.where(alike, firm, -np.inf), kind="stable")[: alike.sum()]:
-        best_of_name.setdefault(int(named[0, latent]), int(latent))
+        best_of_kind.setdefault(words.kinds[named[0, latent]], int(latent))
     chosen = []
-    for concept, latent in list(best_of_name.items())[:n]:
+    for latent in list(best_of_kind.values())[:n]:
+        concept = int(named[0, latent])
         share = float(np.mean([purity[latent] for purity in names.purity.values()]))
         top = {
             stream: strongest(matrix.tocsc()[:, [latent]], store.image_ids, n_top)

@@ -80,8 +80,8 @@ def gate_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str]) -> F
     _lines(axes[1], maps, "between_images")
     _lines(axes[3], maps, "cross_fvu_alone")
     titles = (f"R@1, {STREAMS['clip_txt'][0]} and image", "R@1, DINO and CLIP image", "Self-FVU", "Cross-FVU")
-    for ax, title in zip(axes, titles):
-        ax.set(title=title, xlim=(0, None), ylim=(len(order) - 0.5, -0.5))
+    for ax, title, end in zip(axes, titles, (None, None, WORST + 0.05, WORST + 0.05)):
+        ax.set(title=title, xlim=(0, end), ylim=(len(order) - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(order)), [row_name(*key) for key in order])
     _legend(fig, axes[0])
@@ -115,8 +115,7 @@ def _legend(fig: Figure, ax: Axes) -> None:
     for name, colour in colours.items():
         handles.append(ax.scatter([], [], s=40, marker="s", color=colour, label=name))
     handles.append(ax.scatter([], [], s=22, color="black", label="independent codes, one seed"))
-    hollow = dict(s=34, facecolor="white", edgecolor="black")
-    handles.append(ax.scatter([], [], label="joint codes, mean", **hollow))
+    handles.append(ax.scatter([], [], 34, facecolor="white", edgecolor="black", label="joint codes, mean"))
     for method, dashes in LINES.items():
         handles += ax.plot([], [], color="black", linestyle=dashes, linewidth=1.1, label=NAMES[method])
     fig.legend(handles=handles, loc="outside lower center", ncols=7, fontsize=8)

@@ -42,6 +42,7 @@ IN_PAPER = {
     "05_retrieval": "retrieval (Table 5)",
     "06_attribution_heatmaps": "heatmaps, segmentation",
     "07_open_questions": "discussion, limits",
+    "08_better_gates": "method (gate)",
     "09_claims_scorecard": "all headline claims",
 }
 PLANNED = {"07_open_questions": "What does the paper leave open, and what can be answered here?"}

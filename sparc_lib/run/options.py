@@ -32,6 +32,7 @@ class Options:
     offline: bool = False
     update_notebooks: bool = False
     test: bool = False
+    verify: bool = False
     words: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()  # NAME=value of those that may have been set for this one command
 
@@ -52,7 +53,7 @@ def parse(arguments: list[str]) -> Options:
     for name in ("--profile", "--data-root", "--only"):
         parser.add_argument(name)
     parser.add_argument("--from", dest="start")
-    for name in ("--fetch", "--force", "--offline", "--update-notebooks", "--test"):
+    for name in ("--fetch", "--force", "--offline", "--update-notebooks", "--test", "--verify"):
         parser.add_argument(name, action="store_true")
     values = vars(parser.parse_args(arguments))
     given = [word for word in arguments if word.startswith("--")]
@@ -62,7 +63,8 @@ def parse(arguments: list[str]) -> Options:
             raise RunError(f"{name} is given twice; say once what you mean")
         if isinstance(values[field], str) and not values[field].strip():
             raise RunError(f"{name} is empty; is the variable unset? Give a value, or leave the option out")
-    for name, allowed in (("--test", ["--offline"]), ("--fetch", ["--profile", "--data-root"])):
+    alone = {"--test": ["--offline"], "--verify": ["--offline"], "--fetch": ["--profile", "--data-root"]}
+    for name, allowed in alone.items():
         others = [other for other in given if other not in (name, *allowed)]
         if name in given and others:
             raise RunError(f"{name} does not go with {', '.join(others)}; leave one or the other out")
@@ -74,7 +76,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def set_up(options: Options) -> Profile | None:
-    """Prepare this process and those it starts; returns the profile, None for `--test`.
+    """Prepare this process and those it starts; returns the profile, None for `--test` and `--verify`.
 
     Folders in variables are taken from where run_all.sh was called, once: kernels run elsewhere.
     Raises RunError, ProfileError.
@@ -91,7 +93,7 @@ def set_up(options: Options) -> Profile | None:
     os.environ.pop("MPLBACKEND", None)  # the kernel chooses its inline backend itself
     _allow_open_files()
     use_data_root(options.data_root)
-    if options.test:
+    if options.test or options.verify:
         return None
     profile = load_profile(named(chosen or None))
     os.environ["SPARC_PROFILE"] = profile.name

@@ -106,22 +106,25 @@ def agreement_rows(
     coding: str, rule: str, names: ConceptNames, generator: np.random.Generator, repeats: int = 20
 ) -> list[FactRow]:
     """How many latents have a name in each stream, and how many of the names the streams share."""
-    named = {}
-    for stream, column in names.named.items():
-        named[stream] = np.where(names.support[stream] >= SUPPORT, column, NO_NAME)
+    named = supported_names(names)
     rows = []
-    for stream, column in named.items():
+    for stream, column in zip(names.named, named):
         count = int((column != NO_NAME).sum())
         rows.append(FactRow(coding, f"named ({rule})", stream, ALL, count, len(column), count / len(column)))
-    found = agreement(list(named.values()))
+    found = agreement(named)
     rows.append(FactRow(coding, f"agreed ({rule})", ALL, ALL, *found))
-    first, *others = named.values()
+    first, *others = named
     shuffled = []
     for _ in range(repeats):
         shuffled.append(agreement([first, *(generator.permutation(column) for column in others)]))
     n, out_of, share = np.mean(shuffled, axis=0)
     rows.append(FactRow(coding, f"agreed by chance ({rule})", ALL, ALL, n, round(out_of), share))
     return rows
+
+
+def supported_names(names: ConceptNames) -> list[np.ndarray]:
+    """The names of every stream, [L] each, of latents that fire on enough samples there; else NO_NAME."""
+    return [np.where(names.support[s] >= SUPPORT, names.named[s], NO_NAME) for s in names.named]
 
 
 class Agreement(NamedTuple):

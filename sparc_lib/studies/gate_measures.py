@@ -24,6 +24,8 @@ WAYS: dict[str, Pair] = {  # retrieval with text: (query, reference)
 }
 PICTURES: tuple[Pair, ...] = (("dino", "clip_img"), ("clip_img", "dino"))
 STABILITY = "stability"
+AGREE, RECOVERED = "names_agree", "facts_recovered"
+MEASURED_APART = (STABILITY, AGREE, RECOVERED)  # measured in tables of their own
 
 COLUMNS = {  # what the numbers of a row say; NaN where a method has no such thing
     **{
@@ -41,6 +43,8 @@ COLUMNS = {  # what the numbers of a row say; NaN where a method has no such thi
     "cross_fvu_alone": "the same, independent codes",
     "alive_joint": "share of latents that fire in every stream on some test pair, joint codes",
     "alive_alone": "the same, independent codes",
+    AGREE: "share of the names of latents that all streams give, over facts, independent codes",
+    RECOVERED: "share of the facts that one latent tells in every stream, independent codes",
     STABILITY: "PW-MCC of the decoder directions of live latents with those of the other seeds",
 }
 

@@ -14,16 +14,30 @@ import pandas as pd
 import torch
 
 from ..alignment import pw_mcc
+from ..concepts import lift_names
+from ..data.knowledge import Vocabulary, vocabulary
 from ..evaluation import encode_store
 from ..model import SPARC
 from ..profiles import GatesSpec, Profile, ProfileError
 from ..retrieval import retrieval_metrics
 from ..store.reader import FeatureStore
 from .baselines import APART, Affine, PairMap, fit_cca, fit_procrustes, fit_ridge, match_latents
-from .gate_measures import COLUMNS, STABILITY, Numbers, by_way, fired, measured, trial_of
+from .facts import ALL, agreement, recovery_rows, supported_names
+from .gate_measures import (
+    AGREE,
+    COLUMNS,
+    MEASURED_APART,
+    RECOVERED,
+    STABILITY,
+    Numbers,
+    by_way,
+    fired,
+    measured,
+    trial_of,
+)
 from .retrieval import CLIP
 from .rivals import trained_rival
-from .runs import best_device, trained
+from .runs import best_device, dataset, trained
 from .tables import Run, Stores, model_of, table
 
 MATCHED, RAW_CLIP = "matched", "raw_clip"
@@ -52,8 +66,12 @@ def gate_table(profile: Profile) -> pd.DataFrame:
     stability = table(
         STABILITY, profile, seeded, partial(_stability, profile), inputs | {"seeds": spec.seeds}
     )
+    known = {split: vocabulary(dataset(profile, split)) for split in ("train", "test")}
+    coders = [run for run in runs if not is_map(run)]
+    facts = table("gate_facts", profile, coders, partial(_facts, profile, known), profile.sparc)
     keys = ["model", "method", "seed"]
     rows = rows.merge(stability[[*keys, STABILITY]], "left", keys)
+    rows = rows.merge(facts[[*keys, AGREE, RECOVERED]], "left", keys)
     rows.loc[(rows.model == "raw") & ~rows.method.isin([*FITS, RAW_CLIP]), "model"] = "trained"
     return rows.replace({"model": {"raw": "map"}})[[*keys, *COLUMNS]]
 
@@ -102,7 +120,7 @@ def _measured(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -
         if model is None:
             model = autoencoder(profile, run, stores["train"])
         numbers = measured(trial_of(model, test, pool, profile.evaluation.null_repeats, run.seed))
-    columns = [column for column in COLUMNS if column != STABILITY]
+    columns = [column for column in COLUMNS if column not in MEASURED_APART]
     return pd.DataFrame([{"method": method_of(run), **numbers}], columns=["method", *columns])
 
 
@@ -170,6 +188,20 @@ def _stability(profile: Profile, model: SPARC | None, stores: Stores, run: Run) 
         scores += [pw_mcc(rows, theirs[stream]) for stream, rows in own.items()]
     value = float(np.mean(scores)) if scores else np.nan
     return pd.DataFrame([{"method": method_of(run), STABILITY: value}])
+
+
+def _facts(
+    profile: Profile, known: dict[str, Vocabulary], model: SPARC | None, stores: Stores, run: Run
+) -> pd.DataFrame:
+    """Name agreement and recovered facts of a run, as `studies.facts` has them, with independent codes."""
+    model = model or autoencoder(profile, run, stores["train"])
+    true = {split: known[split].of(store.ids).true for split, store in stores.items()}
+    codes = {split: encode_store(model, store, "independent") for split, store in stores.items()}
+    recovered = recovery_rows("independent", codes, true, known["train"].kinds)
+    of_all = next(row for row in recovered if row.stream == row.kind == ALL)
+    names = lift_names(codes["test"], true["test"], known["test"].terms)
+    agreed = agreement(supported_names(names))
+    return pd.DataFrame([{"method": method_of(run), AGREE: agreed.share, RECOVERED: of_all.share}])
 
 
 def directions(model: SPARC, test: FeatureStore) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +63,7 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
     train, noise = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
-        "profile": profile,
+        "profile": dataclasses.replace(profile, name="", description=""),
         "dino": pair[0].fingerprint,
         "clip": pair[1].fingerprint,
         "train": train.digest,

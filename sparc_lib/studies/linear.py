@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import permutations
 
 import pandas as pd
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..store.reader import FeatureStore
@@ -24,6 +23,8 @@ def linear_table(train: FeatureStore, test: FeatureStore, k: int) -> pd.DataFram
     "PCA": a stream from its own k largest principal components. "ridge": a stream from another, all of its
     dimensions. (The mean has FVU 1 up to the difference of the two splits' means.)
     """
+    from sklearn.decomposition import PCA  # slow to import
+
     x, y = train.tensors(), test.tensors()
     rows = []
     for stream in train.streams:

@@ -100,6 +100,12 @@ def verify(folder: Path) -> None:
         raise StageError(f"{fault}; delete {folder} and run again")
 
 
+def finished_stages() -> list[Path]:
+    """Folders of all stages in the data root that were ever finished, whatever they hold now."""
+    folders = (paths.data_root() / "stages").glob("*")
+    return sorted(folder for folder in folders if folder.is_dir() and folder.suffix != ".partial")
+
+
 def _place(name: str, described: Any) -> Path:
     return paths.data_root() / "stages" / f"{name}-{_digest(described)}"
 

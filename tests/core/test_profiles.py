@@ -128,10 +128,10 @@ def test_missing_field_names_it(mini):
     [
         ("sparc", "k", "16", r"sparc\.k must be a valid integer, got '16'"),
         ("sparc", "k", True, r"sparc\.k must be a valid integer, got True"),
-        ("sparc", "k", 300, r"sparc\.k must be at most sparc\.n_latents \(256\), got 300"),
+        ("sparc", "k", 600, r"sparc\.k must be at most sparc\.n_latents \(512\), got 600"),
         ("sparc", "n_latents", 10**15, r"sparc\.n_latents must be less than or equal to 1048576"),
         ("sparc", "k_aux", -1, r"sparc\.k_aux must be greater than or equal to 0"),
-        ("sparc", "k_aux", 257, r"sparc\.k_aux must be at most sparc\.n_latents"),
+        ("sparc", "k_aux", 513, r"sparc\.k_aux must be at most sparc\.n_latents"),
         ("sparc", "gate", "both", r"sparc\.gate must be 'global' or 'local', got 'both'"),
         ("sparc", "learning_rate", "1e-3", r"write 1\.0e-4"),
         ("sparc", "learning_rate", float("inf"), r"sparc\.learning_rate must be a finite number, got inf"),
@@ -228,7 +228,7 @@ def test_all_that_is_wrong_is_said_at_once(mini):
     assert len(str(error.value).splitlines()) == 4  # the missing top_n too
     for words in ("field sparc.k must be", "field data.seed is missing", "did you mean top_n?"):
         assert words in str(error.value)
-    raw["data"]["seed"], raw["sparc"]["k"], raw["evaluation"]["top_n"] = 0, 300, 5
+    raw["data"]["seed"], raw["sparc"]["k"], raw["evaluation"]["top_n"] = 0, 600, 5
     del raw["evaluation"]["top_m"]
     raw["seeds"] = [1, 1]
     with pytest.raises(ProfileError, match=r"sparc\.k must be at most(.|\n)*seeds has a value twice"):
@@ -293,6 +293,7 @@ def test_an_empty_name_is_no_name():
 
 def test_who_votes_is_said_by_a_setting(mini):
     raw, read = mini
+    del raw["gates"]  # the same settings would have their names twice
     raw["settings"] = [
         {"name": "global_lambda1", "gate": "global", "cross_weight": 1.0},
         {"name": "one_voter", "gate": "global", "cross_weight": 1.0, "voters": "one"},

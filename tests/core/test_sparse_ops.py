@@ -41,15 +41,16 @@ def gather(case, x, weight, bias, pre_bias, buffer=None):
 
 
 def test_pattern_stacks_codes_of_different_k():
-    first, second = torch.tensor([[3, 1], [0, 2]]), torch.tensor([[2], [3], [0]])
+    """Sample by sample: the two latents of its first code, then the one of its second."""
+    first, second = torch.tensor([[3, 1], [0, 2], [1, 2]]), torch.tensor([[2], [3], [0]])
     pattern = ops.Pattern.stack([first, second], 4)
-    assert pattern.crow.tolist() == [0, 2, 4, 5, 6, 7]
-    assert pattern.col.tolist() == [3, 1, 0, 2, 2, 3, 0]
-    assert pattern.row.tolist() == [0, 0, 1, 1, 2, 3, 4]
+    assert pattern.crow.tolist() == [0, 2, 3, 5, 6, 8, 9]
+    assert pattern.col.tolist() == [3, 1, 2, 0, 2, 3, 1, 2, 0]
+    assert pattern.row.tolist() == [0, 0, 1, 2, 2, 3, 4, 4, 5]
     crow, rows, order = pattern.by_latent
-    assert crow.tolist() == [0, 2, 3, 5, 7]
-    assert rows.tolist() == [1, 4, 0, 1, 2, 0, 3]
-    assert pattern.col[order].tolist() == [0, 0, 1, 2, 2, 3, 3]
+    assert crow.tolist() == [0, 2, 4, 7, 9]
+    assert rows.tolist() == [2, 5, 0, 4, 1, 2, 4, 0, 3]
+    assert pattern.col[order].tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3]
 
 
 def test_decode_is_the_dense_product(case, kernels):
@@ -116,13 +117,13 @@ def test_half_precision_decodes(case):
     assert table.grad.isfinite().all() and table.grad.any()
 
 
-@pytest.mark.parametrize("rows_per_block", [3, 1000])
-def test_normalise_and_project(rows_per_block):
+@pytest.mark.parametrize("entries_per_block", [1, 3 * 7, 10_000])  # one row, three rows, all
+def test_normalise_and_project(entries_per_block):
     generator = torch.Generator().manual_seed(0)
     table, grad = (torch.randn(10, 7, dtype=torch.float64, generator=generator) for _ in range(2))
     unit = table / (table.norm(dim=1, keepdim=True) + 1e-8)
     expected = grad - (grad * unit).sum(1, keepdim=True) * unit
-    ops.normalise_rows_(table, grad, rows_per_block)
+    ops.normalise_rows_(table, grad, entries_per_block)
     torch.testing.assert_close(table, unit)
     torch.testing.assert_close(grad, expected)
     assert (grad * table).sum(1).abs().max() < 1e-7

@@ -165,7 +165,8 @@ DERIVED = {
 }
 NO_RESULT = (  # what was used, not what was found
     "pd.Series(versions",
-    "pd.Series(vars(spec.sparc)",
+    "choices",
+    'name="claims").to_frame()',  # verdicts, which are words; the scorecard's own tests recompute them
     'index=["swept", "held at"]',
 )
 

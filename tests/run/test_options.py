@@ -13,10 +13,11 @@ from sparc_lib import paths
 from sparc_lib.run import options, runner
 from sparc_lib.run.fetching import RunError
 from sparc_lib.run.options import Options, parse, set_up
-from sparc_lib.studies.stages import REBUILD_BEFORE
+from sparc_lib.studies import stages
+from sparc_lib.studies.stages import REBUILD_BEFORE, stage
 
 OPTIONS = ("--profile", "--data-root", "--fetch", "--from", "--only", "--force", "--offline")
-OPTIONS += ("--update-notebooks", "--test", "--help")
+OPTIONS += ("--update-notebooks", "--verify", "--test", "--help")
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_the_script_refuses_before_it_sets_anything_up(arguments, message, scrat
         (["--only", "00", "--only", "03"], "--only is given twice"),
         (["--test", "--only", "03"], "--test does not go with --only"),
         (["--test", "--profile", "smoke", "--force"], "--test does not go with --profile, --force"),
+        (["--verify", "--profile", "smoke"], "--verify does not go with --profile"),
         (["--fetch", "--update-notebooks"], "--fetch does not go with --update-notebooks"),
         (["--fetch", "--offline"], "--fetch does not go with --offline"),
         (["--fetch"], "profile mini draws its pictures and downloads nothing"),
@@ -88,6 +90,25 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(arguments, message, noteb
 def test_tests_may_run_offline():
     given = parse(["--test", "--offline"])
     assert given.test and given.offline and not given.fetch
+
+
+def test_verify_names_what_a_disk_has_changed_and_what_to_do(said, scratch, monkeypatch, capsys):
+    """A large file of the same size and time, which a run would take as it is."""
+    monkeypatch.setattr(stages, "HASHED_BELOW", 2)
+    sound, damaged = (stage(name, {}, lambda folder: (folder / "x").write_text("done")) for name in "ab")
+    assert runner.main(["--verify"]) == 0
+    assert "2 of 2 stages" in capsys.readouterr().out
+    file = damaged / "x"
+    written = file.stat().st_mtime_ns
+    file.write_text("DONE")
+    os.utime(file, ns=(written, written))
+    (sound.parent / "c-0.partial").mkdir()  # a run at work, or one that was killed
+    code, errors = said("--verify")
+    assert code == 1 and f"{file}: its content is not what was written; delete {damaged}" in errors
+
+
+def test_verify_without_anything_cached(said):
+    assert said("--verify") == (0, "")
 
 
 def test_an_empty_notebooks_folder_is_an_error(notebooks):

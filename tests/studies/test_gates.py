@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparc_lib import SPARC
+from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.evaluation import encode_store, evaluate
 from sparc_lib.profiles import GatesSpec, ProfileError, Setting, load_profile
 from sparc_lib.retrieval import retrieval_metrics
@@ -40,10 +41,17 @@ def stores(tmp_path):
     return made
 
 
+def of_classes(store):
+    """The classes of a store as its vocabulary."""
+    return Vocabulary(store.classes, ["class"] * len(store.classes), store.labels, store.ids)
+
+
 @pytest.fixture
 def profile(stores, monkeypatch):
     """smoke, on the small stores; random encoders see the same features."""
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
+    monkeypatch.setattr(gates, "dataset", lambda profile, split: stores[split])
+    monkeypatch.setattr(gates, "vocabulary", of_classes)
     smoke = load_profile("smoke")
     sizes = dict(n_latents=32, k=4, k_aux=4, batch_size=32, epochs=2)
     return dataclasses.replace(
@@ -143,7 +151,7 @@ def test_stability_is_that_of_two_seeds(profile, stores):
     rows = gate_table(profile)
     one, other = (trained(profile, ONE_VOTER, seed, stores["train"]).model for seed in (0, 1))
     found = pick(rows, model="trained", method="one_voter").stability
-    assert found.nunique() == 1 and 0 < found.iloc[0] < 1
+    assert found.round(9).nunique() == 1 and 0 < found.iloc[0] < 1
     scores = []
     for s in one.streams:
         pair = []

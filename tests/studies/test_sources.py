@@ -37,7 +37,7 @@ def test_a_constant_of_sparse_ops_changes_the_key_of_trained_models(copy):
     """`training` imports `losses`, which imports `sparse_ops`: no list has to name it."""
     before = codes(copy, "training", "store")
     assert before == codes(LIBRARY, "training", "store")
-    change(copy, "sparse_ops.py", "rows_per_block: int = 256", "rows_per_block: int = 128")
+    change(copy, "sparse_ops.py", "entries_per_block: int = 65_536", "entries_per_block: int = 32_768")
     after = codes(copy, "training", "store")
     assert [file for file in before if before[file] != after[file]] == ["sparse_ops.py"]
 
@@ -62,8 +62,10 @@ def test_models_are_trained_again_when_sparse_ops_changes(copy, small_store, tmp
         "SPARC_DATA": str(tmp_path / "warm"),
     }
     models = []
-    for constant in ("256", "64"):
-        change(copy, "sparse_ops.py", "rows_per_block: int = 256", f"rows_per_block: int = {constant}")
+    for constant in ("65_536", "32_768"):
+        change(
+            copy, "sparse_ops.py", "entries_per_block: int = 65_536", f"entries_per_block: int = {constant}"
+        )
         command = [sys.executable, "-c", TRAIN, str(store)]
         subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
         models.append(len(list((tmp_path / "warm" / "stages").glob("sparc-*[0-9a-f]"))))
