@@ -94,7 +94,16 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
         elif clear or often:
             verdict = "in part"
         rows.append(
-            (attempt.method, attempt.asked, attempt.stream, attempt.contrast, bar, attempt.right, verdict)
+            (
+                attempt.method,
+                attempt.asked,
+                attempt.stream,
+                attempt.contrast,
+                attempt.contrast_low,
+                bar,
+                attempt.right,
+                verdict,
+            )
         )
-    columns = ["method", "asked", "stream", "contrast", "highest_control", "right", "verdict"]
+    columns = ["method", "asked", "stream", "contrast", "contrast_low", "highest_control", "right", "verdict"]
     return pd.DataFrame(rows, columns=columns)

@@ -7,7 +7,7 @@ they are scored.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..attribution import methods
-from ..attribution.attention import trace_image
+from ..attribution.attention import Trace, trace_image
 from ..attribution.methods import IMAGE_STREAMS
 from ..attribution.parts import PartImages, part_images
 from ..attribution.patches import BATCH, activation_maps, patch_codes, patch_features, similarity_maps
@@ -24,9 +24,11 @@ from ..attribution.relevance import grad_cam, heatmap, square_pixels, weighted_t
 from ..data.catalogue import inputs as pairs_of
 from ..model import SPARC
 from ..profiles import Profile
+from . import regions
 from .baselines import fit_ridge
+from .heatmaps import REFERENCE_IMAGES
 from .part_scores import COLUMNS, Reading, scored
-from .regions import region_models, region_scenes, region_store, text_features
+from .regions import region_scenes, text_features
 from .runs import RANDOM, best_device, dataset, encoders, features
 from .sources import code_of
 from .stages import table_stage
@@ -97,44 +99,44 @@ def part_report(profile: Profile) -> pd.DataFrame:
     rows where the data do not say where parts are.
 
     SPARC as published: the first setting with cross-reconstruction, trained on scenes, all seeds. Controls
-    with random encoders are trained as what they control, on features of the same networks, untrained.
+    with random encoders are trained as what they control, on features of the same networks, untrained; of
+    the published one the first seed, as in notebook 06.
     """
     scenes = part_images(dataset(profile, "test"), profile.evaluation.heatmap_images)
     if scenes.lacks:
         return pd.DataFrame(columns=COLUMNS)
     pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
-    stores = {
-        "train": features(profile, "train"),
-        "noise": features(profile, "train", RANDOM),
-        "regions": region_store(profile),
-        "region noise": region_store(profile, RANDOM),
-        "shuffled": region_store(profile, shuffled=True),
-    }
+    train, noise_train = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
         "profile": profile,
-        "stores": {name: store.digest for name, store in stores.items()},
+        "dino": pair[0].fingerprint,
+        "clip": pair[1].fingerprint,
+        "train": train.digest,
+        "noise": noise_train.digest,
         "test": pairs_of(profile, "test"),
+        "regions": regions.SCENES,
         "code": code_of("studies"),
     }
 
     def make() -> pd.DataFrame:
         view, noise = View.of(pair, scenes), View.of(noise_pair, scenes)
-        published = published_models(profile, "trained", stores["train"])
-        on_noise = published_models(profile, "random encoders", stores["noise"])
-        regions = {
-            name: region_models(profile, stores[name]) for name in ("regions", "region noise", "shuffled")
-        }
+        published = published_models(profile, "trained", train)
+        on_noise = published_models(one_seed(profile), "random encoders", noise_train)
+        targets = sparc_targets(view.asked, published, "published", GRADIENTS)
+        targets += similarity_targets(view.asked)
+        stores = regions.region_stores(profile)
+        models = regions.region_models(profile, stores)
         readings = [
-            *gradient_maps(view, published, "published", GRADIENTS),
-            *gradient_maps(noise, on_noise, "control", NOISE),
-            *similarity_readings(view),
+            *gradient_maps(view, targets),
+            *gradient_maps(noise, sparc_targets(noise.asked, on_noise, "control", NOISE)),
+            *clip_patch_maps(view),
             *patch_maps(view, published, "attempt", AT_PATCHES),
-            *patch_maps(view, regions["regions"], "attempt", REGIONS),
-            *patch_maps(noise, regions["region noise"], "control", REGION_NOISE),
-            *patch_maps(view, regions["shuffled"], "control", SHUFFLED),
-            *ridge_maps(view, stores["regions"], "attempt", RIDGE),
-            *ridge_maps(noise, stores["region noise"], "control", RIDGE_NOISE),
-            *reference_maps(view, region_scenes(profile)),
+            *patch_maps(view, models[regions.TRUE], "attempt", REGIONS),
+            *patch_maps(noise, models[regions.NOISE], "control", REGION_NOISE),
+            *patch_maps(view, models[regions.SHUFFLED], "control", SHUFFLED),
+            *ridge_maps(view, stores[regions.TRUE], "attempt", RIDGE),
+            *ridge_maps(noise, stores[regions.NOISE], "control", RIDGE_NOISE),
+            *reference_maps(view, region_scenes(profile, REFERENCE_IMAGES)),
         ]
         cover = {grid: scenes.data.cover(grid) for grid in {maps.shape[1:] for _, maps in readings}}
         rows = [scored(reading, maps, scenes, cover[maps.shape[1:]]) for reading, maps in readings]
@@ -151,18 +153,23 @@ class Exhibit(NamedTuple):
 
 
 def exhibit(profile: Profile, parts: Sequence[str]) -> Exhibit:
-    """Maps of the first seed for `PartImages.exhibits` of these parts: SPARC as published, SPARC of regions."""
+    """Maps of the first seed for `PartImages.exhibits`: SPARC as published, and the SPARC of regions."""
     scenes = part_images(dataset(profile, "test"), profile.evaluation.heatmap_images)
     chosen = scenes.only(scenes.exhibits(parts))
     if chosen.lacks:
         return Exhibit(chosen, {})
     view = View.of(encoders(profile, device=best_device()), chosen)
-    first = dataclasses.replace(profile, seeds=profile.seeds[:1])
-    published = published_models(first, "trained", features(profile, "train"))
-    regions = region_models(first, region_store(profile))
-    readings = [*gradient_maps(view, published, "published", GRADIENTS)]
-    readings += patch_maps(view, regions, "attempt", REGIONS)
+    published = published_models(one_seed(profile), "trained", features(profile, "train"))
+    store = regions.region_store(profile)
+    (own,) = regions.region_models(one_seed(profile), {regions.TRUE: store}).values()
+    readings = [*gradient_maps(view, sparc_targets(view.asked, published, "published", GRADIENTS))]
+    readings += patch_maps(view, own, "attempt", REGIONS)
     return Exhibit(chosen, {(one.method, one.asked, one.stream): maps for one, maps in readings})
+
+
+def one_seed(profile: Profile) -> Profile:
+    """The profile with its first seed alone."""
+    return dataclasses.replace(profile, seeds=profile.seeds[:1])
 
 
 def published_models(profile: Profile, kind: str, store) -> list[SPARC]:
@@ -174,55 +181,73 @@ def published_models(profile: Profile, kind: str, store) -> list[SPARC]:
     return [model_of(profile, run, store).to(best_device()).requires_grad_(False) for run in runs]
 
 
-def gradient_maps(view: View, models: list[SPARC], group: str, method: str) -> Maps:
-    """Attention relevance of the match of a caption's code with the image's, as notebook 06 has it.
+class Target(NamedTuple):
+    """A score whose gradient makes a map: the code of each region's image, or without a model its feature,
+    times `weights` [n_regions, n_latents or dim]."""
+
+    reading: Reading
+    make_map: Callable[[Trace, Tensor], Tensor]
+    weights: Tensor
+    model: SPARC | None = None
+
+    def score(self, trace: Trace, rows: slice) -> Tensor:
+        """Of the regions `rows`, whose images were traced, [B]."""
+        weights = self.weights[rows].to(trace.unit.device)
+        if self.model is None:
+            return (trace.unit * weights).sum(1)
+        stream = self.reading.stream
+        return weighted_target(self.model.encode({stream: trace.unit}, "independent")[stream], weights)
+
+
+def sparc_targets(asked: Asked, models: list[SPARC], group: str, method: str) -> list[Target]:
+    """The match of a caption's code with the image's, by attention relevance as notebook 06 has it.
 
     To ask for a part less its object is an attempt of ours, unless it is a control. Of published models also
     Grad-CAM.
     """
-    for number, stream in enumerate(IMAGE_STREAMS):
+    targets = []
+    for stream in IMAGE_STREAMS:
         for seed, model in enumerate(models):
-            weights = view.asked.weights(model)
-            maps = _by_gradient(view, number, heatmap, weights, model)
-            yield Reading(group, method, CAPTION, stream, seed), maps[CAPTION]
+            weights = asked.weights(model)
             ours = "control" if group == "control" else "attempt"
-            yield Reading(ours, method, PART, stream, seed), maps[PART]
+            caption = Reading(group, method, CAPTION, stream, seed)
+            targets.append(Target(caption, heatmap, weights[CAPTION], model))
+            targets.append(Target(caption._replace(group=ours, asked=PART), heatmap, weights[PART], model))
             if group == "published":
-                maps = _by_gradient(view, number, grad_cam, {CAPTION: weights[CAPTION]}, model)
-                yield Reading(group, CAM, CAPTION, stream, seed), maps[CAPTION]
+                targets.append(Target(caption._replace(method=CAM), grad_cam, weights[CAPTION], model))
+    return targets
 
 
-def similarity_readings(view: View) -> Maps:
-    """CLIP's cosine, by gradients and at patches; no SPARC, and the CLIP image only."""
-    clip_img = IMAGE_STREAMS.index("clip_img")
-    by_gradient = _by_gradient(view, clip_img, heatmap, view.asked.directions())
-    for asked, direction in view.asked.directions().items():
-        yield Reading("baseline", SIMILARITY, asked, "clip_img"), by_gradient[asked]
-        maps = similarity_maps(view.patches["clip_img"][view.image], direction, view.grid("clip_img"))
-        yield Reading("baseline", CLIP_PATCHES, asked, "clip_img"), maps
+def similarity_targets(asked: Asked) -> list[Target]:
+    """CLIP's cosine, no SPARC, and the CLIP image only."""
+    return [
+        Target(Reading("baseline", SIMILARITY, name, "clip_img"), heatmap, direction)
+        for name, direction in asked.directions().items()
+    ]
 
 
-def _by_gradient(
-    view: View, number: int, make_map, asked: Mapping[str, Tensor], model: SPARC | None = None
-) -> dict[str, np.ndarray]:
-    """Maps of the regions in image stream `number`, by what is asked.
-
-    asked: what to multiply the code of each region's image with, or without a model its feature.
-    """
-    encoder, stream = view.pair[number], IMAGE_STREAMS[number]
+def gradient_maps(view: View, targets: Sequence[Target]) -> Maps:
+    """Maps of all regions for every target; every image is traced once a stream."""
     data = view.scenes.data
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in asked}
+    parts: dict[Reading, list[np.ndarray]] = {target.reading: [] for target in targets}
     for start in range(0, len(data.regions), BATCH):
-        pictures = [data.image(region.image) for region in data.regions[start : start + BATCH]]
-        trace = trace_image(encoder, square_pixels(encoder, pictures))
-        for name, rows in asked.items():
-            own = rows[start : start + BATCH].to(trace.unit.device)
-            if model is None:
-                target = (trace.unit * own).sum(1)
-            else:
-                target = weighted_target(model.encode({stream: trace.unit}, "independent")[stream], own)
-            parts[name].append(make_map(trace, target).cpu().numpy())
-    return {name: np.concatenate(maps) for name, maps in parts.items()}
+        rows = slice(start, start + BATCH)
+        pictures = [data.image(region.image) for region in data.regions[rows]]
+        for stream, encoder in zip(IMAGE_STREAMS, view.pair):
+            trace = trace_image(encoder, square_pixels(encoder, pictures))
+            for target in targets:
+                if target.reading.stream == stream:
+                    maps = target.make_map(trace, target.score(trace, rows))
+                    parts[target.reading].append(maps.cpu().numpy())
+    yield from ((reading, np.concatenate(maps)) for reading, maps in parts.items())
+
+
+def clip_patch_maps(view: View) -> Maps:
+    """CLIP's similarity of texts and patches."""
+    patches = view.patches["clip_img"][view.image]
+    for asked, direction in view.asked.directions().items():
+        maps = similarity_maps(patches, direction, view.grid("clip_img"))
+        yield Reading("baseline", CLIP_PATCHES, asked, "clip_img"), maps
 
 
 def patch_maps(view: View, models: list[SPARC], group: str, method: str) -> Maps:

@@ -1,4 +1,4 @@
-"""Regions of parts: those that the drawn world says are there, with captions that its describers could say."""
+"""Regions of parts: those that the drawn world shows, with captions that its describers could say."""
 
 import numpy as np
 import pytest

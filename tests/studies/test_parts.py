@@ -1,4 +1,4 @@
-"""Scores of maps of parts: by hand, planted so that a method must succeed, and shuffled so that it must fail."""
+"""Scores of maps of parts: by hand, planted so that a method must succeed, shuffled so that it must fail."""
 
 import dataclasses
 
@@ -132,7 +132,7 @@ def test_a_sparc_of_regions_finds_planted_parts_and_with_shuffled_captions_it_do
         view = View((Planted(), Planted()), scenes, Asked(texts, wholes), both, image)
         maps = {
             (one.asked, one.stream): own
-            for one, own in patch_maps(view, region_models(profile, store), "", "")
+            for one, own in patch_maps(view, region_models(profile, {name: store})[name], "", "")
         }
         rows = scored(READING, maps[PART, "dino"], scenes, cover)
         right[name] = rows[["contrast", "right"]].mean()
