@@ -28,6 +28,7 @@ PRIOR = 10  # samples at the base rate, added to those that a latent fires on
 LEAST = 3  # test samples that a class needs to be measured
 COLUMNS = ["stream", "assignment", "class", "frequency", "latents", "firing"]
 COLUMNS += ["recall", "glows", "heat", "false_positives", "agreement", "chance"]
+MEANS = ["latents", "recall", "glows", "heat", "false_positives", "agreement", "chance"]
 
 
 class Assignment(NamedTuple):
@@ -196,13 +197,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     In `place` the agreement is on the scale from chance (0) to 1.
     """
-    rows = []
     keys = ["model", "setting", "seed", "stream", "assignment"]
+    ginis = ["gini_latents", "gini_firing", "gini_frequency"]
+    rows = []
     for values, own in table.groupby(keys, sort=False):
-        means = own[["latents", "recall", "glows", "heat", "false_positives", "agreement", "chance"]].mean()
+        means = own[MEANS].mean()
         row = dict(zip(keys, values)) | means.to_dict()
         for column in ("latents", "firing", "frequency"):
             row[f"gini_{column}"] = gini(own[column].to_numpy())
         row["place"] = (means.agreement - means.chance) / (1 - means.chance) if means.chance < 1 else np.nan
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*keys, *MEANS, *ginis, "place"])
