@@ -1,4 +1,4 @@
-"""Figures of notebook 07: every reading, stream and assignment is drawn, and missing data are said to be so."""
+"""Figures of notebook 07: every reading, stream and assignment is drawn, and missing data are named so."""
 
 import matplotlib.pyplot as plt
 import numpy as np
