@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,16 +38,21 @@ class TreeRow(NamedTuple):
     place: float
 
 
-def coarser(tree: Tree) -> Tree:
-    """The tree without the groups right above its leaves: a leaf hangs from the group above its own."""
+def coarser(tree: Tree, classes: Collection[str] = ()) -> Tree:
+    """The tree without the groups right above its leaves: a leaf hangs from the group above its own.
+
+    A group that is one of `classes` itself stays, as a leaf beside what hung from it.
+    """
     children = tree.get("Subcategory") or []
     kept = []
     for child in children:
         grandchildren = child.get("Subcategory") or []
         if any(node.get("Subcategory") for node in grandchildren):
-            kept.append(coarser(child))
+            kept.append(coarser(child, classes))
         else:
-            kept += grandchildren or [child]
+            if not grandchildren or child["LabelName"] in classes:
+                kept.append({**child, "Subcategory": []})
+            kept += grandchildren
     return {**tree, "Subcategory": kept}
 
 
@@ -77,8 +82,9 @@ def tree_table(profile: Profile, own: Taxonomy) -> pd.DataFrame:
     own: the profile's taxonomy. In front the columns model, setting and seed. Built on first use.
     """
     trees = {"own": own}
-    for name, change in (("coarser", coarser), ("finer", finer)):
-        trees[name] = Taxonomy.from_open_images(change(as_tree(own)), own.labels)
+    tree = as_tree(own)
+    for name, changed in (("coarser", coarser(tree, own.labels)), ("finer", finer(tree))):
+        trees[name] = Taxonomy.from_open_images(changed, own.labels)
     settings = [setting for setting in profile.settings if setting.cross_weight > 0]
     runs = [Run("trained", setting, seed) for setting in settings for seed in profile.seeds]
     runs += [Run("untrained", setting, seed) for setting in settings[:1] for seed in profile.seeds]

@@ -39,6 +39,13 @@ def test_a_coarser_tree_hangs_leaves_one_group_higher():
     }
 
 
+def test_a_group_that_is_a_class_stays_in_a_coarser_tree():
+    classes = [*LEAVES, "pet", "vehicle"]
+    taxonomy = Taxonomy.from_open_images(coarser(TREE, classes), classes)
+    assert taxonomy.path("pet") == ("thing", "animal", "pet") and taxonomy.path("cat")[-2] == "animal"
+    assert taxonomy.path("vehicle") == ("thing", "vehicle") and taxonomy.path("car") == ("thing", "car")
+
+
 def test_a_finer_tree_pairs_the_leaves_of_a_group():
     assert paths(finer(TREE)) == {
         "cat": "animal/pet/cat or dog/cat",
