@@ -78,9 +78,7 @@ def concept_names(
     labelled = np.flatnonzero(labels.sum(1) > 0)
     named, shares, support = {}, {}, {}
     for stream, matrix in codes.items():
-        if matrix.shape[0] != labels.shape[0] or labels.shape[1] != len(classes):
-            sizes = f"{matrix.shape[0]} codes, labels {labels.shape} and {len(classes)} classes"
-            raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
+        _demand_sizes(stream, matrix, labels, classes)
         member = firing(sp.csr_array(matrix)[labelled], top).T.tocsr()  # bool [n_latents, labelled samples]
         support[stream] = member.sum(1).astype(int)
         share = (member @ labels[labelled]).toarray() / np.maximum(support[stream], 1)[:, None]
@@ -111,9 +109,7 @@ def lift_names(
     base = np.asarray(facts.mean(0)).ravel()
     named, shares, support = {}, {}, {}
     for stream, matrix in codes.items():
-        if matrix.shape[0] != facts.shape[0] or facts.shape[1] != len(terms):
-            sizes = f"{matrix.shape[0]} codes, facts {facts.shape} and {len(terms)} terms"
-            raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
+        _demand_sizes(stream, matrix, facts, terms)
         member = firing(sp.csr_array(matrix), top).T.tocsr()  # bool [n_latents, n]
         support[stream] = member.sum(1).astype(int)
         hits = (member @ facts).toarray()  # [n_latents, n_facts]
@@ -124,6 +120,13 @@ def lift_names(
         named[stream] = np.where(bits.max(1) > 0, best, NO_NAME)
         shares[stream] = np.take_along_axis(hits, best[:, None], 1)[:, 0] / np.maximum(support[stream], 1)
     return ConceptNames(list(terms), named, shares, support)
+
+
+def _demand_sizes(stream: str, codes: sp.csr_matrix, true: sp.csr_array, terms: Sequence[str]) -> None:
+    """Raise ValueError unless codes [n, L], truth [n, T] and T terms belong together."""
+    if codes.shape[0] != true.shape[0] or true.shape[1] != len(terms):
+        sizes = f"{codes.shape[0]} codes, labels {true.shape} and {len(terms)} names"
+        raise ValueError(f"stream {stream!r}: {sizes} do not fit together")
 
 
 def fact_scores(codes: sp.csr_matrix, facts: sp.csr_array) -> np.ndarray:

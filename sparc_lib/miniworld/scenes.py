@@ -7,14 +7,11 @@ chance, ``generator``.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from PIL import Image
 from scipy.sparse import csr_array
 
 from .captions import Caption
-from .facts import Facts, scene_facts
 from .generator import FREQUENCY_ORDER, SPLITS, make_scene
 from .glyphs import glyphs
 from .names import display_names
@@ -27,7 +24,7 @@ class MiniWorldDataset:
     """One split as image-caption pairs, in the interface that extraction expects of every data set.
 
     ``labels`` is a boolean CSR [n_pairs, n_classes] over ``classes`` (display names of the leaf classes,
-    sorted); ``facts`` holds all facts of the pairs' scenes.
+    sorted).
     """
 
     def __init__(self, split: str, n_scenes: int, seed: int = 0):
@@ -35,12 +32,10 @@ class MiniWorldDataset:
         self.scenes = [make_scene(seed, split, i) for i in range(n_scenes)]
         self.pairs: list[tuple[Scene, Caption]] = []
         self.ids: list[str] = []
-        self._scene_of_pair: list[int] = []
         for place, scene in enumerate(self.scenes):
             for number, caption in enumerate(scene.captions()):
                 self.pairs.append((scene, caption))
                 self.ids.append(f"{scene.id}/{number}")
-                self._scene_of_pair.append(place)
         self.image_ids = [scene.id for scene, _ in self.pairs]
         self.captions = [caption.text for _, caption in self.pairs]
         names = display_names()
@@ -54,12 +49,6 @@ class MiniWorldDataset:
         rows, columns = np.array(shown).T
         shape = (len(self.pairs), len(self.classes))
         self.labels = csr_array((np.ones(len(shown), bool), (rows, columns)), shape=shape)
-
-    @cached_property
-    def facts(self) -> Facts:
-        """What is true of every pair's scene, matrix [n_pairs, n_facts]; drawn up at the first use."""
-        facts = scene_facts(self.scenes)
-        return facts._replace(matrix=facts.matrix[self._scene_of_pair])
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -26,7 +26,6 @@ from .tables import Run, Stores, pick, table
 
 GATES: tuple[Gate, ...] = ("global", "local")
 PARAMETERS = ("cross_weight", "k", "n_latents")  # what is swept: λ, k, L
-TREND = 0.7  # rank correlation from which on a curve counts as rising or falling
 
 
 class Measure(NamedTuple):
@@ -212,12 +211,6 @@ def reached(table: pd.DataFrame, at: float, metric: str, coding: str, gate: Gate
     return pick(table, statistic=f"share reached at {at:g}", **where).value.to_numpy()
 
 
-def course(table: pd.DataFrame, parameter: str, metric: str, coding: str, gate: Gate) -> str:
-    """From `trends`: whether a curve "falls", "rises" or "has no clear direction" as the parameter grows."""
-    where = dict(parameter=parameter, metric=metric, coding=coding, gate=gate)
-    return direction(pick(table, statistic="trend", **where).value)
-
-
 def trend(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's rank correlation of y with x, -1 (y always falls as x grows) to 1; ties share their rank.
 
@@ -251,11 +244,3 @@ def saturation(x: Sequence[float], y: Sequence[float], share: float = 0.9) -> fl
     """
     enough = [float(at) for at in x if share_reached(x, y, at) >= share]
     return min(enough, default=float("nan"))
-
-
-def direction(trends: Sequence[float], least: float = TREND) -> str:
-    """ "falls" or "rises" if every seed's `trend` says so at least that clearly, else "has no clear
-    direction"."""
-    if max(trends) <= -least:
-        return "falls"
-    return "rises" if min(trends) >= least else "has no clear direction"

@@ -17,6 +17,7 @@ from ..alignment import pw_mcc
 from ..concepts import lift_names
 from ..data.knowledge import Vocabulary, vocabulary
 from ..evaluation import encode_store
+from ..losses import fvu
 from ..model import SPARC
 from ..profiles import GatesSpec, Profile, ProfileError
 from ..retrieval import retrieval_metrics
@@ -163,8 +164,7 @@ def map_numbers(name: str, stores: Stores, pool: int | None, k: int) -> Numbers:
                 maps = first_dimensions(maps, k)
             queries, references = maps.query(queries), maps.reference(references)
         recall[query, reference] = retrieval_metrics(queries[:pool], references[:pool], n_jobs=1).recall[1]
-        spread = (references - references.mean(0)).square().sum()
-        errors.append(((queries - references).square().sum() / spread).item())
+        errors.append(fvu(queries, references).item())
     numbers = by_way(recall)
     if name == "ridge":
         numbers["cross_fvu_alone"] = float(np.mean(errors))

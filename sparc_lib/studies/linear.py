@@ -9,8 +9,9 @@ from __future__ import annotations
 from itertools import permutations
 
 import pandas as pd
-from torch import Tensor
+import torch
 
+from ..losses import fvu
 from ..store.reader import FeatureStore
 from .baselines import fit_ridge
 
@@ -30,14 +31,10 @@ def linear_table(train: FeatureStore, test: FeatureStore, k: int) -> pd.DataFram
     for stream in train.streams:
         pca = PCA(k, svd_solver="full").fit(x[stream].numpy())
         rebuilt = pca.inverse_transform(pca.transform(y[stream].numpy()))
-        rows.append(("PCA", stream, stream, fvu_of(y[stream].new_tensor(rebuilt) - y[stream], y[stream])))
+        error = fvu(torch.from_numpy(rebuilt).double(), y[stream].double())
+        rows.append(("PCA", stream, stream, float(error)))
     for source, target in permutations(train.streams, 2):
         maps = fit_ridge(x[source], x[target])
-        error = maps.query(y[source]) - maps.reference(y[target])
-        rows.append(("ridge", source, target, fvu_of(error, y[target])))
+        rebuilt, centred = maps.query(y[source]), maps.reference(y[target])
+        rows.append(("ridge", source, target, float(fvu(rebuilt.double(), centred.double()))))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def fvu_of(error: Tensor, x: Tensor) -> float:
-    """Fraction of variance unexplained: squared errors [n, d] over the variance of x [n, d]."""
-    return float(error.double().square().sum() / (x.double() - x.double().mean(0)).square().sum())

@@ -99,8 +99,7 @@ def test_caption_facts_have_the_same_columns(facts):
 
 def test_facts_of_a_data_set():
     data = MiniWorldDataset("test", 50)
-    assert "facts" not in vars(data)  # drawn up at the first use
-    facts = data.facts
+    facts = scene_facts([scene for scene, _ in data.pairs])
     assert facts.matrix.shape == (len(data), len(all_facts())) and facts.matrix.dtype == bool
     columns = facts.of_kind("class")
     order = [data.classes.index(display_names()[f"/w/{name}"]) for name in sorted(glyphs())]

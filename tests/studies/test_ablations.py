@@ -16,9 +16,7 @@ from sparc_lib.studies.ablations import (
     PARAMETERS,
     POINT,
     along,
-    course,
     curve,
-    direction,
     measure,
     reached,
     run_of,
@@ -182,14 +180,13 @@ def test_trends_and_shares_are_taken_for_every_seed_that_covers_the_sweep(tiny):
     sign = table.gate.map({"global": 1, "local": -1})
     table["value"] = sign * table.k - 0.2 * table.cross_weight
     found = trends(table, wider)
-    assert course(found, "k", "cross_nmse", "joint", "global") == "rises"
-    assert course(found, "k", "cross_nmse", "joint", "local") == "falls"
-    assert course(found, "n_latents", "cross_nmse", "joint", "local") == "has no clear direction"
+    along_k = found[(found.statistic == "trend") & (found.parameter == "k")].set_index("gate").value
+    assert along_k.to_dict() == {"global": 1.0, "local": -1.0}
     assert reached(found, 0.1, "cross_nmse", "joint", "global") == pytest.approx([0.1])
     assert reached(found, 1.0, "cross_nmse", "joint", "global") == pytest.approx([1])
     assert set(found.seed) == {0}  # seed 1 ran at the headline only
     with pytest.raises(KeyError, match="no row with metric"):
-        course(found, "k", "self_nmse", "joint", "global")
+        reached(found, 1.0, "self_nmse", "joint", "global")
 
 
 def test_trend_is_a_rank_correlation():
@@ -198,16 +195,6 @@ def test_trend_is_a_rank_correlation():
     assert trend([1, 2, 3], [5, 5, 5]) == 0
     with pytest.raises(ValueError, match="at least three points"):
         trend([1, 2], [1, 2])
-
-
-def test_direction_needs_every_seed():
-    assert [direction(t) for t in ([-1, -0.7], [0.8, 0.7], [-1, -0.6], [1, -1], [0.69, 1])] == [
-        "falls",
-        "rises",
-        "has no clear direction",
-        "has no clear direction",
-        "has no clear direction",
-    ]
 
 
 def test_share_reached_of_the_best_improvement():
