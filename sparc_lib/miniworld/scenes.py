@@ -32,7 +32,7 @@ class MiniWorldDataset:
         self.scenes = [make_scene(seed, split, i) for i in range(n_scenes)]
         self.pairs: list[tuple[Scene, Caption]] = []
         self.ids: list[str] = []
-        for place, scene in enumerate(self.scenes):
+        for scene in self.scenes:
             for number, caption in enumerate(scene.captions()):
                 self.pairs.append((scene, caption))
                 self.ids.append(f"{scene.id}/{number}")

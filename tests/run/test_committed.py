@@ -305,3 +305,36 @@ def test_run_times_in_the_readme_add_up():
     assert len(rows) == len(NOTEBOOKS)
     (together,) = re.findall(r"^\| together \| (\d+) \|", readme, re.M)
     assert abs(int(together) - sum(int(seconds) for _, seconds, _ in rows)) <= len(rows) / 2
+
+
+# ------------------------------------------------- README
+
+README_ROWS = {
+    "captions that find their image first": "R@1, text → image",
+    "images that find their caption first": "R@1, image → text",
+    "names of latents that all streams give": "names that all streams give",
+    "Jaccard between random partners (0) and the ceiling (1)": "Jaccard, place (0: random partners)",
+    "variance left unexplained, own stream": "self-FVU (lower is better)",
+    "variance left unexplained, other streams": "cross-FVU (lower is better)",
+}
+
+
+def test_the_table_of_the_readme_is_that_of_notebook_04():
+    measured = result("04_all_measures").set_index("measure")
+    columns = ["global_lambda1", "local_lambda1", "one_voter", "untrained"]
+    lines = (paths.REPO / "README.md").read_text(encoding="utf-8").splitlines()
+    for name, measure in README_ROWS.items():
+        (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+        shown = [cell.strip() for cell in line.strip("| ").split("|")[1:]]
+        assert len(shown) == len(columns)
+        for text, column in zip(shown, columns):
+            assert agrees(text, measured.loc[measure, column]), f"README: {name}, {column}: {text}"
+
+
+def test_the_sentence_of_the_readme_on_joint_codes_is_that_of_notebook_04():
+    text = (paths.REPO / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"the Jaccard is (\.\d+) against (\.\d+) \(paper", text)
+    joint = jaccard_at_leaves(model="trained", coding="joint", latents="all", min_samples=1)
+    means = joint.groupby("setting").jaccard.mean()
+    for printed, setting in zip(shown.groups(), ("global_lambda1", "local_lambda1")):
+        assert agrees(printed, means[setting])
