@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-import numpy as np
 import scipy.sparse as sp
 from PIL import Image
 
