@@ -172,29 +172,35 @@ STREAMS = (*IMAGES, TEXT)
 QUESTIONS = (
     Question(
         "alike",
-        "Do streams move alike?\ncosine of the changes of codes",
+        "Do streams move alike?\ncosine of two codes' changes",
         "cosine",
         tuple(combinations(STREAMS, 2)),
     ),
     Question(
         "on the fact",
-        "Do the fact's latents move?\nshare of the change on them",
+        "Do the fact's latents move?\nshare of the code's change",
         "on the fact",
         tuple((stream, stream) for stream in STREAMS),
     ),
     Question(
         "within",
-        "Edit the picture's own code\ncosine of picture's and code's move",
+        "Edit by the picture's change\ncosine with the true move",
         "direction",
         tuple((stream, stream) for stream in IMAGES),
     ),
     Question(
         "across",
-        "Edit it by the caption's change\ncosine of picture's and code's move",
+        "Edit by the caption's change\ncosine with the true move",
         "direction",
         tuple((TEXT, stream) for stream in IMAGES),
     ),
 )
+
+
+NEARER = Question("nearer", "", "nearer", tuple((TEXT, stream) for stream in IMAGES))
+RIGHT_WAY = Question("right way", "", "right way", QUESTIONS[1].ways)
+HAS_A_LATENT = Question("has a latent", "", "has a latent", QUESTIONS[1].ways)
+ALL_QUESTIONS = {one.name: one for one in (*QUESTIONS, NEARER, RIGHT_WAY, HAS_A_LATENT)}
 
 
 def answers(table: pd.DataFrame, question: Question) -> pd.DataFrame:
@@ -214,11 +220,10 @@ def over_kinds(rows: pd.DataFrame) -> pd.DataFrame:
 def scores(
     table: pd.DataFrame, name: str, setting: str, model: str = "trained", kind: str | None = None
 ) -> np.ndarray:
-    """The answer to the question `name` of every seed, [n_seeds]: mean over the kinds of change, or of one
-    kind. [NaN] where the table has none.
+    """The answer to a question of ALL_QUESTIONS of every seed, [n_seeds]: mean over the kinds of change, or
+    of one kind. [NaN] where the table has none.
     """
-    (question,) = (one for one in QUESTIONS if one.name == name)
-    rows = answers(table, question)
+    rows = answers(table, ALL_QUESTIONS[name])
     rows = over_kinds(rows) if kind is None else rows[rows.kind == kind]
     values = rows[(rows.model == model) & (rows.setting == setting)].value.to_numpy(float)
     return values if len(values) else np.array([np.nan])
@@ -233,7 +238,9 @@ def summary_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str], s
         remark(fig.subplots(), NO_EDITS).set_axis_off()
         return fig
     keys = list(dict.fromkeys(zip(table.model, table.setting)))
-    kinds = list(dict.fromkeys(table.kind))
+    alike = answers(table, QUESTIONS[0])
+    alike = alike[(alike.model == "trained") & (alike.setting == shown)].groupby("kind").value.mean()
+    kinds = [*alike.drop(ANOTHER_SCENE).sort_values(ascending=False).index, ANOTHER_SCENE]
     axes = fig.subplots(2, len(QUESTIONS), height_ratios=[len(keys), len(kinds)], sharex="col", sharey="row")
     for question, above, below in zip(QUESTIONS, *axes):
         rows = answers(table, question)
@@ -254,8 +261,15 @@ def summary_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str], s
     ]
     axes[0][0].set_yticks(range(len(keys)), names)
     axes[1][0].set_yticks(range(len(kinds)), kinds)
-    axes[0][0].set_ylabel("mean over the kinds")
+    axes[0][0].set_ylabel("mean over the kinds of change")
     axes[1][0].set_ylabel(row_name("trained", shown))
+    handles = [
+        axes[0][0].scatter([], [], s=20, color="black", label="one seed"),
+        *axes[0][0].plot(
+            [], [], color="#404040", linewidth=1.6, label="with the code's change of another pair"
+        ),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
     return fig
 
 
@@ -263,7 +277,15 @@ def _line(ax: Axes, place: int, rows: pd.DataFrame, colour: str) -> None:
     """A thin bar to the mean, a dot a seed, and a grey stroke where chance lies."""
     if rows.empty:
         return
-    ax.plot([0, rows.value.mean()], [place, place], color=colour, linewidth=5, alpha=0.35, zorder=2)
+    ax.plot(
+        [0, rows.value.mean()],
+        [place, place],
+        color=colour,
+        linewidth=5,
+        alpha=0.35,
+        zorder=2,
+        solid_capstyle="butt",
+    )
     ax.scatter(rows.value, np.full(len(rows), place), s=20, color=colour, zorder=4)
     level = rows.chance.mean()
     ax.plot([level, level], [place - 0.36, place + 0.36], color="#404040", linewidth=1.6, zorder=3)
