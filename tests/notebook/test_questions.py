@@ -10,7 +10,7 @@ from PIL import Image
 from sparc_lib.attribution.parts import PartImages
 from sparc_lib.attribution.segmentation import AnnotatedImages, Region, encode_mask
 from sparc_lib.notebook import questions
-from sparc_lib.studies.monopoly import COLUMNS, summary
+from sparc_lib.studies.monopoly import COLUMNS, ONE_VOTER, summary
 from sparc_lib.studies.part_maps import DECODED, GRADIENTS, REGIONS
 from sparc_lib.studies.part_scores import BOUNDS, CAPTION, ONE_COLOUR, PART, SCORES
 from sparc_lib.studies.parts import Exhibit
@@ -84,12 +84,13 @@ def test_without_data_the_figures_say_so():
     assert "not measurable" in texts(questions.readings_figure(plt.figure(), table))
     by_class = pd.DataFrame(columns=["model", "setting", "seed", *COLUMNS])
     fig = questions.monopoly_figure(plt.figure(), by_class, summary(by_class), "dino")
-    assert texts(fig).count("not measurable") == 3
+    assert texts(fig).count("not measurable") == 4
 
 
 def test_every_assignment_stream_and_control_is_a_point_of_the_monopoly_figure():
     rows = []
-    for model in ("trained", "untrained", "random encoders"):
+    kinds = [(model, "global_lambda1") for model in ("trained", "untrained", "random encoders")]
+    for model, setting in [*kinds, ("trained", ONE_VOTER), ("random encoders", ONE_VOTER)]:
         for stream in ("dino", "clip_img"):
             for place, name in enumerate(questions.STEPS):
                 for concept in ("Dog", "Cat"):
@@ -107,12 +108,14 @@ def test_every_assignment_stream_and_control_is_a_point_of_the_monopoly_figure()
                         0.5,
                         0.1,
                     ]
-                    rows.append([model, "global_lambda1", 0, *values])
+                    rows.append([model, setting, 0, *values])
     by_class = pd.DataFrame(rows, columns=["model", "setting", "seed", *COLUMNS])
     means = summary(by_class)
     fig = questions.monopoly_figure(plt.figure(), by_class, means, "dino")
     lines = fig.axes[1].get_lines()
-    assert len(lines) == 4
+    assert len(lines) == 4 and len(fig.axes[3].get_lines()) == 3
     assert np.allclose(lines[0].get_ydata(), 0.1 * np.arange(len(questions.STEPS)))
     numbers = questions.monopoly_numbers(means, ("dino",))
-    assert numbers.loc["dino"].glows.tolist() == pytest.approx((0.1 * np.arange(6)).tolist())
+    assert numbers.loc["global_lambda1", "dino"].glows.tolist() == pytest.approx(
+        (0.1 * np.arange(6)).tolist()
+    )
