@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ..data.instances import outlined
 from ..studies.monopoly import CAPPED, CAPS, LINEAR, ONE_VOTER, PUBLISHED
 from ..studies.part_maps import DECODED, GRADIENTS
-from ..studies.part_scores import CAPTION, MASKS, ONE_COLOUR, PART
+from ..studies.part_scores import CAPTION, MASKS, NO_COLOUR, ONE_COLOUR, PART
 from ..studies.parts import Exhibit
 from .attribution import REFERENCE_COLOUR, not_measurable, overlay
 from .pictures import show
@@ -52,35 +52,35 @@ def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
 
 
 def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
-    """A line a method of a `part_scores.summary`: contrast, share of right pairs, contrast in one colour.
+    """A line a method of a `part_scores.summary`: contrast, share of right pairs, and contrast with less
+    colour.
 
     What is published is asked for the caption, all else for the part less the object. Marks are streams, bars
     the 95 % interval over images, colours the kind of reading.
     """
-    axes = fig.subplots(1, 3, sharey=True)
-    plain = table[table.asked == ONE_COLOUR]
-    table = table[table.asked.isin([PART, MASKS]) | (table.group == "published")]
-    if table.empty:
+    axes = fig.subplots(1, 4, sharey=True)
+    rows = table[table.asked.isin([PART, MASKS]) | (table.group == "published")]
+    if rows.empty:
         for ax in axes:
             not_measurable(ax)
         return fig
-    ranks = table.assign(rank=table.group.map(ORDER.index)).sort_values("rank", kind="stable")
-    lines = list(dict.fromkeys(zip(ranks.method, ranks.asked)))
-    for ax, rows, score, idle in zip(
-        axes, (ranks, ranks, plain.assign(asked=PART)), ("contrast", "right", "contrast"), (0.0, 0.5, 0.0)
-    ):
-        _intervals(ax, rows, lines, score)
-        ax.axvline(idle, color="#404040", lw=0.8, ls=":")
+    rows = rows.assign(rank=rows.group.map(ORDER.index)).sort_values("rank", kind="stable")
+    lines = list(dict.fromkeys(zip(rows.method, rows.asked)))
+    less = [table[table.asked == asked].assign(asked=PART) for asked in (NO_COLOUR, ONE_COLOUR)]
+    titles = ("Contrast of the two maps", "Brighter on its own part", "No colour named", "In one colour")
+    for ax, own, title in zip(axes, (rows, rows, *less), titles):
+        right = ax is axes[1]
+        _intervals(ax, own, lines, "right" if right else "contrast")
+        ax.axvline(0.5 if right else 0.0, color="#404040", lw=0.8, ls=":")
+        ax.set(
+            title=title,
+            xlabel="share of pairs; 0.5: blind" if right else "contrast; 0: blind",
+            xlim=(0.3, 1.02) if right else (-0.45, 1.02),
+        )
         ax.grid(axis="y", visible=False)
-    names = [
-        method if asked != PART or method != GRADIENTS else f"{method}: {PART}" for method, asked in lines
-    ]
+    names = [f"{method}: {asked}" if method == GRADIENTS else method for method, asked in lines]
     axes[0].set_yticks(range(len(lines)), [literal(name) for name in names], fontsize=8)
-    axes[0].set(ylim=(len(lines) - 0.4, -0.6), title="Contrast of the two maps")
-    axes[1].set(title="Brighter on its own part", xlabel="share of pairs; 0.5: blind", xlim=(0.3, 1.02))
-    axes[2].set(title="Contrast in one colour")
-    for ax in axes[::2]:
-        ax.set(xlabel="0: blind to the caption", xlim=(-0.45, 1.02))
+    axes[0].set_ylim(len(lines) - 0.4, -0.6)
     handles = [
         axes[0].scatter([], [], marker=m, color="#404040", label=stream_name(s)) for s, m in MARKS.items()
     ]

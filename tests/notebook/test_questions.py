@@ -12,7 +12,7 @@ from sparc_lib.attribution.segmentation import AnnotatedImages, Region, encode_m
 from sparc_lib.notebook import questions
 from sparc_lib.studies.monopoly import COLUMNS, ONE_VOTER, summary
 from sparc_lib.studies.part_maps import DECODED, GRADIENTS, REGIONS
-from sparc_lib.studies.part_scores import BOUNDS, CAPTION, ONE_COLOUR, PART, SCORES
+from sparc_lib.studies.part_scores import BOUNDS, CAPTION, NO_COLOUR, ONE_COLOUR, PART, SCORES
 from sparc_lib.studies.parts import Exhibit
 
 
@@ -51,13 +51,14 @@ def reading(group, method, asked, stream, value):
     )
 
 
-def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_own():
+def test_readings_stand_by_group_and_those_with_less_colour_have_panels_of_their_own():
     table = pd.DataFrame(
         [
             reading("control", "noise", PART, "dino", 0.1),
             reading("control", "noise", CAPTION, "dino", 0.11),
             reading("attempt", REGIONS, PART, "dino", 0.6),
             reading("attempt", REGIONS, PART, "clip_img", 0.7),
+            reading("attempt", REGIONS, NO_COLOUR, "dino", 0.5),
             reading("attempt", REGIONS, ONE_COLOUR, "dino", 0.4),
             reading("published", GRADIENTS, CAPTION, "dino", 0.0),
             reading("attempt", GRADIENTS, PART, "dino", 0.05),
@@ -65,7 +66,7 @@ def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_o
     )
     fig = questions.readings_figure(plt.figure(), table)
     labels = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
-    assert labels == [GRADIENTS, REGIONS, f"{GRADIENTS}: {PART}", "noise"]
+    assert labels == [f"{GRADIENTS}: {CAPTION}", REGIONS, f"{GRADIENTS}: {PART}", "noise"]
     marks = [
         {
             round(float(c.get_offsets()[0][0]), 3)
@@ -74,7 +75,7 @@ def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_o
         }
         for ax in fig.axes
     ]
-    assert marks == [{0.0, 0.05, 0.1, 0.6, 0.7}] * 2 + [{0.4}]
+    assert marks == [{0.0, 0.05, 0.1, 0.6, 0.7}] * 2 + [{0.5}, {0.4}]
 
 
 def test_without_data_the_figures_say_so():
