@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..data.pairs import PairedDataset
 from ..miniworld.captions import Caption, Mention, PartMention, Wording, put_into_words
 from ..miniworld.glyphs import glyphs
-from ..miniworld.objects import SceneObject
+from ..miniworld.objects import Scene, SceneObject
 from .segmentation import AnnotatedImages, Region, encode_mask
 
 WHOLE = "object"  # the concept of a whole object
@@ -64,11 +66,14 @@ class PartImages(NamedTuple):
         return chosen
 
 
-def part_images(data: PairedDataset, n_images: int, wholes: bool = False) -> PartImages:
+def part_images(
+    data: PairedDataset, n_images: int, wholes: bool = False, one_colour: bool = False
+) -> PartImages:
     """The parts in the first images of a split, each with at least `data.least_pixels` visible pixels.
 
     wholes: whole objects are regions too, as training wants them; otherwise objects with fewer than two
-    visible parts are left out. Data whose scenes are not known give no region.
+    visible parts are left out. one_colour: scenes are painted as `in_one_colour` says, and captions name no
+    colour. Data whose scenes are not known give no region.
     """
     row_of: dict[str, int] = {}  # the first pair of every image
     for row, identity in enumerate(data.image_ids):
@@ -76,12 +81,16 @@ def part_images(data: PairedDataset, n_images: int, wholes: bool = False) -> Par
     ids = list(row_of)[:n_images]
     regions: list[_PartRegion] = []
     pairs: list[tuple[int, int]] = []
+    painted: dict[int, Scene] = {}
     for image, identity in enumerate(ids):
         facts = data.facts(row_of[identity])
         if facts is None:
             continue
-        masks = facts.scene.masks()
-        for number, thing in enumerate(facts.scene.objects):
+        scene = facts.scene
+        if one_colour:
+            scene = painted[image] = in_one_colour(scene)
+        masks = scene.masks()
+        for number, thing in enumerate(scene.objects):
             whole = _PartRegion(image, WHOLE, masks.instances[number], caption_of(thing), caption_of(thing))
             parts = []
             for look in thing.looks:
@@ -97,8 +106,14 @@ def part_images(data: PairedDataset, n_images: int, wholes: bool = False) -> Par
                 regions += parts
     names = [WHOLE, *part_names()]
     encoded = [Region(one.image, names.index(one.concept), (encode_mask(one.mask),)) for one in regions]
-    picture = AnnotatedImages(ids, names, encoded, lambda i: data.image(row_of[ids[i]]).convert("RGB"))
-    return PartImages(picture, [one.caption for one in regions], [one.whole for one in regions], pairs)
+
+    def picture(image: int) -> Image.Image:
+        if image in painted:
+            return Image.fromarray(painted[image].image())
+        return data.image(row_of[ids[image]]).convert("RGB")
+
+    made = AnnotatedImages(ids, names, encoded, picture)
+    return PartImages(made, [one.caption for one in regions], [one.whole for one in regions], pairs)
 
 
 class _PartRegion(NamedTuple):
@@ -109,6 +124,18 @@ class _PartRegion(NamedTuple):
     mask: np.ndarray
     caption: str
     whole: str
+
+
+def in_one_colour(scene: Scene) -> Scene:
+    """The scene with the varying parts of every object in the object's own colour, and no colour of a part to
+    name: what is left to tell two parts apart is their shape and their place."""
+    objects = []
+    for thing in scene.objects:
+        looks = [
+            look._replace(colour="", rgb=None if look.rgb is None else thing.rgb) for look in thing.looks
+        ]
+        objects.append(replace(thing, looks=tuple(looks)))
+    return replace(scene, objects=tuple(objects))
 
 
 def part_names() -> list[str]:

@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 
 from ..data.instances import outlined
 from ..studies.monopoly import CAPPED, CAPS, LINEAR, PUBLISHED
-from ..studies.parts import CAPTION, GRADIENTS, PART, REGIONS, Exhibit
+from ..studies.part_maps import DECODED, GRADIENTS
+from ..studies.part_scores import CAPTION, MASKS, ONE_COLOUR, PART
+from ..studies.parts import Exhibit
 from .attribution import REFERENCE_COLOUR, not_measurable, overlay
 from .pictures import show
 from .style import CONTROL_COLOUR, literal, stream_colour, stream_name
 
-SHOWN = {"as published": (GRADIENTS, CAPTION), "SPARC of regions": (REGIONS, PART)}
+SHOWN = {"as published": (GRADIENTS, CAPTION), "SPARC of regions": (DECODED, PART)}
 COLOURS = {"published": "#D55E00", "baseline": "black", "control": CONTROL_COLOUR, "attempt": "#AA4499"}
 COLOURS["reference"] = REFERENCE_COLOUR
 MARKS = {"dino": "o", "clip_img": "s"}
@@ -50,34 +52,35 @@ def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
 
 
 def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
-    """A line a reading of a `part_scores.summary`, contrast on the left, share of right pairs on the right.
+    """A line a method of a `part_scores.summary`: contrast, share of right pairs, contrast in one colour.
 
-    Marks are streams, bars the 95 % interval over images, colours the kind of reading.
+    What is published is asked for the caption, all else for the part less the object. Marks are streams, bars
+    the 95 % interval over images, colours the kind of reading.
     """
-    axes = fig.subplots(1, 2, sharey=True)
+    axes = fig.subplots(1, 3, sharey=True)
+    plain = table[table.asked == ONE_COLOUR]
+    table = table[table.asked.isin([PART, MASKS]) | (table.group == "published")]
     if table.empty:
         for ax in axes:
             not_measurable(ax)
         return fig
-    names = [_reading(row) for row in table.itertuples()]
-    ranks = table.assign(name=names, rank=table.group.map(ORDER.index)).sort_values("rank", kind="stable")
-    lines = list(dict.fromkeys(ranks.name))
-    for ax, score, idle in zip(axes, ("contrast", "right"), (0.0, 0.5)):
-        for row in ranks.itertuples():
-            y = lines.index(row.name) + (0.16 if row.stream == "clip_img" else -0.16)
-            low, high = getattr(row, f"{score}_low"), getattr(row, f"{score}_high")
-            ax.hlines(y, low, high, color=COLOURS[row.group], lw=1.5)
-            look = dict(color=COLOURS[row.group], marker=MARKS[row.stream], s=26, zorder=3, linewidth=0)
-            ax.scatter(getattr(row, score), y, **look)
+    ranks = table.assign(rank=table.group.map(ORDER.index)).sort_values("rank", kind="stable")
+    lines = list(dict.fromkeys(zip(ranks.method, ranks.asked)))
+    for ax, rows, score, idle in zip(
+        axes, (ranks, ranks, plain.assign(asked=PART)), ("contrast", "right", "contrast"), (0.0, 0.5, 0.0)
+    ):
+        _intervals(ax, rows, lines, score)
         ax.axvline(idle, color="#404040", lw=0.8, ls=":")
         ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(lines)), [literal(line) for line in lines], fontsize=8)
-    axes[0].set(
-        ylim=(len(lines) - 0.4, -0.6), title="Contrast of the two maps", xlabel="0: blind to the caption"
-    )
-    axes[1].set(
-        title="Brighter on its own part", xlabel="share of pairs; 0.5: blind to the caption", xlim=(0.3, 1.02)
-    )
+    names = [
+        method if asked != PART or method != GRADIENTS else f"{method}: {PART}" for method, asked in lines
+    ]
+    axes[0].set_yticks(range(len(lines)), [literal(name) for name in names], fontsize=8)
+    axes[0].set(ylim=(len(lines) - 0.4, -0.6), title="Contrast of the two maps")
+    axes[1].set(title="Brighter on its own part", xlabel="share of pairs; 0.5: blind", xlim=(0.3, 1.02))
+    axes[2].set(title="Contrast in one colour")
+    for ax in axes[::2]:
+        ax.set(xlabel="0: blind to the caption", xlim=(-0.45, 1.02))
     handles = [
         axes[0].scatter([], [], marker=m, color="#404040", label=stream_name(s)) for s, m in MARKS.items()
     ]
@@ -86,8 +89,14 @@ def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
     return fig
 
 
-def _reading(row) -> str:
-    return row.method if row.asked != PART else f"{row.method}: {PART}"
+def _intervals(ax: Axes, rows: pd.DataFrame, lines: list[tuple[str, str]], score: str) -> None:
+    """A mark a row and its interval, on the line of its method and question."""
+    for row in rows.itertuples():
+        y = lines.index((row.method, row.asked)) + (0.16 if row.stream == "clip_img" else -0.16)
+        low, high = getattr(row, f"{score}_low"), getattr(row, f"{score}_high")
+        ax.hlines(y, low, high, color=COLOURS[row.group], lw=1.5)
+        look = dict(color=COLOURS[row.group], marker=MARKS[row.stream], s=26, zorder=3, linewidth=0)
+        ax.scatter(getattr(row, score), y, **look)
 
 
 def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, stream: str) -> Figure:

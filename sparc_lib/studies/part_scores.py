@@ -3,7 +3,8 @@
 Every ordered pair of visible parts of one object (target, other) has three numbers. `contrast`: do the maps
 of the two captions, less one another, tell the pixels of the two parts apart (-1..1, 0 for a map that does
 not depend on the caption)? `right`: is the target's map brighter on the target than on the other (1, or 1/2
-where equal; 1/2 on average for a map that does not depend on the caption)? `pixel_ap`: of the target.
+where equal; 1/2 on average for a map that does not depend on the caption)? `pixel_ap`: of the target;
+`ap_ahead`: the same less the other's, both in the target's map.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from ..attribution.patches import lifted
 from ..attribution.segmentation import contrast, pixel_ap
 from ..nulls import clustered_interval
 
+# What is asked of a map: all that the caption says, or what it says beyond a caption of the object alone; the
+# latter also on pictures whose objects have one colour each, of captions that name no colour.
+CAPTION, PART, ONE_COLOUR, MASKS = "caption", "part less object", "one colour", "masks"
 RIGHT = 0.7  # share of pairs from which on a method separates parts
-SCORES = ["contrast", "right", "pixel_ap"]
+SCORES = ["contrast", "right", "pixel_ap", "ap_ahead"]
+BOUNDED = ["contrast", "right"]
 BOUNDS = ["contrast_low", "contrast_high", "right_low", "right_high"]
 
 
@@ -44,16 +49,25 @@ def scored(reading: Reading, maps: np.ndarray, scenes: PartImages, cover: np.nda
     regions, names = scenes.data.regions, scenes.data.classes
     target, other = np.array(scenes.pairs).T
     on_target, on_other = _mean_on(maps[target], cover[target]), _mean_on(maps[target], cover[other])
+    own_ap = pixel_ap(maps, cover)[target]
     columns = {
         "image": [regions[number].image for number in target],
         "part": [names[regions[number].concept] for number in target],
         "other": [names[regions[number].concept] for number in other],
-        "contrast": contrast(lifted(maps), cover, scenes.pairs),
+        "contrast": _contrasts(maps, cover, scenes.pairs),
         "right": (np.sign(on_target - on_other) + 1) / 2,
-        "pixel_ap": pixel_ap(maps, cover)[target],
+        "pixel_ap": own_ap,
+        "ap_ahead": own_ap - pixel_ap(maps[target], cover[other]),
     }
     rows = pd.DataFrame([reading] * len(target), columns=KEYS)
     return rows.assign(**columns)
+
+
+def _contrasts(maps: np.ndarray, cover: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
+    """Contrast of every pair, [n]; it is the same for (a, b) and (b, a), so each is computed once."""
+    once = sorted({(min(pair), max(pair)) for pair in pairs})
+    values = dict(zip(once, contrast(lifted(maps), cover, once)))
+    return np.array([values[min(pair), max(pair)] for pair in pairs])
 
 
 def _mean_on(maps: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -73,7 +87,7 @@ def summary(report: pd.DataFrame, generator: np.random.Generator) -> pd.DataFram
         for score in SCORES:
             means = own[score].to_numpy().reshape(n_seeds, -1).mean(0)
             row[score] = means.mean()
-            if score != "pixel_ap":
+            if score in BOUNDED:
                 _, row[f"{score}_low"], row[f"{score}_high"] = clustered_interval(means, image, generator)
         rows.append(row)
     return pd.DataFrame(rows, columns=[*keys, *SCORES, *BOUNDS])
@@ -81,29 +95,23 @@ def summary(report: pd.DataFrame, generator: np.random.Generator) -> pd.DataFram
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Which attempts of a `summary` separate parts, a row each: "separates" if the interval of its contrast
-    lies above those of all controls, baselines and published readings in its stream, and it is right in
-    `RIGHT` of the pairs at least; "in part" if only one of the two holds; else "does not"."""
-    rows = []
+    lies above those of all controls, baselines and published readings in its stream and on the same pictures,
+    and it is right in `RIGHT` of the pairs at least; "in part" if only one of the two holds; else "does
+    not"."""
+    table = table.assign(plain=table.asked == ONE_COLOUR)
     against = table[table.group.isin(["control", "baseline", "published"])]
-    for attempt in table[table.group == "attempt"].itertuples():
-        bar = against[against.stream == attempt.stream].contrast_high.max()
+    attempts = table[table.group == "attempt"]
+    bars = against.groupby(["stream", "plain"]).contrast_high.max()
+    rows = []
+    for attempt in attempts.itertuples():
+        bar = bars.get((attempt.stream, attempt.plain), np.nan)
         clear, often = attempt.contrast_low > bar, attempt.right >= RIGHT
         verdict = "does not"
         if clear and often:
             verdict = "separates"
         elif clear or often:
             verdict = "in part"
-        rows.append(
-            (
-                attempt.method,
-                attempt.asked,
-                attempt.stream,
-                attempt.contrast,
-                attempt.contrast_low,
-                bar,
-                attempt.right,
-                verdict,
-            )
-        )
-    columns = ["method", "asked", "stream", "contrast", "contrast_low", "highest_control", "right", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append((bar, verdict))
+    columns = ["method", "asked", "stream", "contrast", "contrast_low", "right"]
+    judged = attempts[columns].reset_index(drop=True)
+    return judged.assign(highest_control=[bar for bar, _ in rows], verdict=[verdict for _, verdict in rows])

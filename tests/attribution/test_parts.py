@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparc_lib import SPARC
-from sparc_lib.attribution.parts import WHOLE, caption_of, part_images
+from sparc_lib.attribution.parts import WHOLE, caption_of, in_one_colour, part_images
 from sparc_lib.attribution.patches import (
     activation_maps,
     lifted,
@@ -75,6 +75,22 @@ def test_data_without_scenes_have_no_parts(data, monkeypatch):
     monkeypatch.setattr(data, "facts", lambda i: None)
     made = part_images(data, 30)
     assert made.lacks and not made.data.regions
+
+
+def test_in_one_colour_parts_have_the_colour_of_their_object_and_captions_name_none(data, scenes):
+    plain = part_images(data, 30, one_colour=True)
+    assert plain.pairs == scenes.pairs and plain.wholes == scenes.wholes
+    masks = [[one.mask() for one in made.data.regions] for made in (plain, scenes)]
+    assert all((a == b).all() for a, b in zip(*masks))
+    scene = make_scene(0, "test", 0)
+    for thing in in_one_colour(scene).objects:
+        assert all(look.rgb in (None, thing.rgb) and not look.colour for look in thing.looks)
+    assert "with brown ears" not in " ".join(plain.captions) and any(
+        a != b for a, b in zip(plain.captions, scenes.captions)
+    )
+    image = next(one.image for one in scenes.data.regions)
+    assert plain.data.image(image).size == scenes.data.image(image).size
+    assert np.asarray(plain.data.image(image)).any()
 
 
 def test_exhibits_are_of_the_parts_asked_for_on_different_images(scenes):

@@ -4,14 +4,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from PIL import Image
 
 from sparc_lib.attribution.parts import PartImages
 from sparc_lib.attribution.segmentation import AnnotatedImages, Region, encode_mask
 from sparc_lib.notebook import questions
 from sparc_lib.studies.monopoly import COLUMNS, summary
-from sparc_lib.studies.part_scores import BOUNDS, SCORES
-from sparc_lib.studies.parts import CAPTION, GRADIENTS, PART, REGIONS, Exhibit
+from sparc_lib.studies.part_maps import DECODED, GRADIENTS, REGIONS
+from sparc_lib.studies.part_scores import BOUNDS, CAPTION, ONE_COLOUR, PART, SCORES
+from sparc_lib.studies.parts import Exhibit
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def scenes():
 
 def test_an_object_has_its_picture_and_four_maps_with_the_names_of_its_parts():
     draw = np.random.default_rng(0)
-    keys = [(GRADIENTS, CAPTION, "dino"), (REGIONS, PART, "dino")]
+    keys = [(GRADIENTS, CAPTION, "dino"), (DECODED, PART, "dino")]
     exhibit = Exhibit(scenes(), {key: draw.standard_normal((2, 4, 4)) for key in keys})
     fig = questions.parts_figure(plt.figure(), exhibit, "dino")
     assert len(fig.axes) == 5 and all(len(ax.images) == 1 for ax in fig.axes)
@@ -49,20 +51,30 @@ def reading(group, method, asked, stream, value):
     )
 
 
-def test_readings_stand_by_group_and_a_question_of_ours_is_named():
+def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_own():
     table = pd.DataFrame(
         [
-            reading("control", "noise", CAPTION, "dino", 0.1),
+            reading("control", "noise", PART, "dino", 0.1),
+            reading("control", "noise", CAPTION, "dino", 0.11),
             reading("attempt", REGIONS, PART, "dino", 0.6),
             reading("attempt", REGIONS, PART, "clip_img", 0.7),
+            reading("attempt", REGIONS, ONE_COLOUR, "dino", 0.4),
             reading("published", GRADIENTS, CAPTION, "dino", 0.0),
+            reading("attempt", GRADIENTS, PART, "dino", 0.05),
         ]
     )
     fig = questions.readings_figure(plt.figure(), table)
     labels = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
-    assert labels == [GRADIENTS, f"{REGIONS}: {PART}", "noise"]
-    drawn = [c.get_offsets()[0][0] for c in fig.axes[0].collections if len(c.get_offsets()) == 1]
-    assert {0.0, 0.1, 0.6, 0.7} <= set(np.round(np.asarray(drawn, float), 3))
+    assert labels == [GRADIENTS, REGIONS, f"{GRADIENTS}: {PART}", "noise"]
+    marks = [
+        {
+            round(float(c.get_offsets()[0][0]), 3)
+            for c in ax.collections
+            if isinstance(c, PathCollection) and len(c.get_offsets()) == 1
+        }
+        for ax in fig.axes
+    ]
+    assert marks == [{0.0, 0.05, 0.1, 0.6, 0.7}] * 2 + [{0.4}]
 
 
 def test_without_data_the_figures_say_so():

@@ -15,8 +15,26 @@ from sparc_lib.profiles import load_profile
 from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import parts as study
 from sparc_lib.studies import regions
-from sparc_lib.studies.part_scores import COLUMNS, Reading, scored, summary, verdicts
-from sparc_lib.studies.parts import CAPTION, PART, REGIONS, Asked, View, part_report, patch_maps
+from sparc_lib.studies.part_maps import (
+    MASK,
+    REGIONS,
+    Asked,
+    View,
+    decoded_maps,
+    in_one_colour,
+    patch_maps,
+)
+from sparc_lib.studies.part_scores import (
+    CAPTION,
+    COLUMNS,
+    ONE_COLOUR,
+    PART,
+    Reading,
+    scored,
+    summary,
+    verdicts,
+)
+from sparc_lib.studies.parts import part_report
 from sparc_lib.studies.regions import region_models
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -43,6 +61,7 @@ def test_scores_by_hand(two_parts):
     right = scored(READING, np.array([[[2.0, 1], [0, 0]], [[1, 2], [0, 0]]]), two_parts, cover)
     assert list(right) == COLUMNS and right.part.tolist() == ["ear", "tail"]
     assert right.contrast.tolist() == right.right.tolist() == right.pixel_ap.tolist() == [1, 1]
+    assert right.ap_ahead.tolist() == pytest.approx([1 - 1 / 2] * 2)  # the other's pixels come second
     swapped = scored(READING, np.array([[[1.0, 2], [0, 0]], [[2, 1], [0, 0]]]), two_parts, cover)
     assert swapped.contrast.tolist() == [-1, -1] and swapped.right.tolist() == [0, 0]
 
@@ -63,7 +82,9 @@ def test_heat_below_zero_is_as_good_as_above(two_parts):
 
 def rows_of(group, method, stream, values, seed=0):
     own = pd.DataFrame([Reading(group, method, PART, stream, seed)] * len(values))
-    return own.assign(image=range(len(values)), contrast=values, right=np.array(values) > 0.2, pixel_ap=0.1)
+    return own.assign(
+        image=range(len(values)), contrast=values, right=np.array(values) > 0.2, pixel_ap=0.1, ap_ahead=0.0
+    )
 
 
 def test_the_rule_wants_contrast_above_every_control_and_seven_of_ten_right():
@@ -84,6 +105,16 @@ def test_the_rule_wants_contrast_above_every_control_and_seven_of_ten_right():
     judged = verdicts(table).set_index(["method", "stream"]).verdict
     assert judged["good", "dino"] == "separates" and judged["bad", "dino"] == "does not"
     assert judged["good", "clip_img"] == "in part"
+
+
+def test_pictures_in_one_colour_are_judged_among_themselves():
+    high, low = [0.6, 0.7, 0.8, 0.7] * 10, [0.0, 0.1, 0.3, 0.0] * 10
+    plain = [rows_of("attempt", "a", "dino", high), rows_of("control", "b", "dino", low)]
+    report = pd.concat(
+        [rows_of("control", "c", "dino", high), *(one.assign(asked=ONE_COLOUR) for one in plain)]
+    )
+    (judged,) = verdicts(summary(report, np.random.default_rng(0))).itertuples()
+    assert judged.verdict == "separates" and judged.highest_control < 0.3
 
 
 class Planted:
@@ -130,14 +161,15 @@ def test_a_sparc_of_regions_finds_planted_parts_and_with_shuffled_captions_it_do
         store = FeatureStore.create(tmp_path / name, features, ids=ids)
         both = {"dino": patches, "clip_img": patches}
         view = View((Planted(), Planted()), scenes, Asked(texts, wholes), both, image)
-        maps = {
-            (one.asked, one.stream): own
-            for one, own in patch_maps(view, region_models(profile, {name: store})[name], "", "")
-        }
-        rows = scored(READING, maps[PART, "dino"], scenes, cover)
-        right[name] = rows[["contrast", "right"]].mean()
-    assert right["true"].contrast > 0.8 and right["true"].right > 0.9
-    assert abs(right["shuffled"].contrast) < 0.3 and right["shuffled"].right < 0.7
+        models = region_models(profile, {name: store})[name]
+        for make in (patch_maps, decoded_maps):
+            maps = {(one.asked, one.stream): heat for one, heat in make(view, models, "", "")}
+            rows = scored(READING, maps[PART, "dino"], scenes, cover)
+            right[name, make] = rows[["contrast", "right"]].mean()
+            assert len(list(in_one_colour(make(view, models, "", "")))) == len(maps) / 2
+    for make in (patch_maps, decoded_maps):
+        assert right["true", make].contrast > 0.8 and right["true", make].right > 0.9
+        assert abs(right["shuffled", make].contrast) < 0.3 and right["shuffled", make].right < 0.7
 
 
 def test_without_parts_the_report_is_empty(monkeypatch):
@@ -158,8 +190,8 @@ def test_the_report_has_every_reading_and_pair_and_is_the_same_again(monkeypatch
     counts = report.groupby(keys).size()
     assert counts.nunique() == 1 and set(report.stream) == {"dino", "clip_img"}
     methods = report.groupby("method").asked.agg(set)
-    assert methods[REGIONS] == {CAPTION, PART} and len(methods) == 13
-    mask = report[report.method == study.MASK]
+    assert methods[REGIONS] == {CAPTION, PART, ONE_COLOUR} and len(methods) == 16
+    mask = report[report.method == MASK]
     assert (mask.right == 1).all() and (mask.contrast > 0.5).all()
     monkeypatch.setattr(study, "View", None)  # not made again
     pd.testing.assert_frame_equal(part_report(profile), report)
