@@ -17,7 +17,7 @@ from .style import CONTROL_COLOUR, setting_colour, stream_name
 LOOKS = {"raw": ("black", "--", "raw features"), "untrained": (CONTROL_COLOUR, ":", "untrained")}
 CONDITIONS = (AS_TRAINED, FEWER_LATENTS, EQUAL_FVU, JOINT)
 SHOWN = {"1": ("o", "one latent"), ALL: ("s", "all latents")}
-NUMBERS = ["fvu", "live", "rank", "nearest", "welch", "caught", "absorbed", "chance"]
+NUMBERS = ["fvu", "live", "l0", "rank", "nearest", "welch", "caught", "absorbed", "chance"]
 
 
 def whole_codes(rows: pd.DataFrame) -> pd.DataFrame:
