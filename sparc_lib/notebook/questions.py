@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.instances import outlined
-from ..studies.monopoly import CAPPED, CAPS, LINEAR, PUBLISHED
+from ..studies.monopoly import CAPPED, CAPS, LINEAR, ONE_VOTER, PUBLISHED
 from ..studies.part_maps import DECODED, GRADIENTS
-from ..studies.part_scores import CAPTION, MASKS, ONE_COLOUR, PART
+from ..studies.part_scores import CAPTION, MASKS, NO_COLOUR, ONE_COLOUR, PART
 from ..studies.parts import Exhibit
 from .attribution import REFERENCE_COLOUR, not_measurable, overlay
 from .pictures import show
@@ -52,35 +52,35 @@ def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
 
 
 def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
-    """A line a method of a `part_scores.summary`: contrast, share of right pairs, contrast in one colour.
+    """A line a method of a `part_scores.summary`: contrast, share of right pairs, and contrast with less
+    colour.
 
     What is published is asked for the caption, all else for the part less the object. Marks are streams, bars
     the 95 % interval over images, colours the kind of reading.
     """
-    axes = fig.subplots(1, 3, sharey=True)
-    plain = table[table.asked == ONE_COLOUR]
-    table = table[table.asked.isin([PART, MASKS]) | (table.group == "published")]
-    if table.empty:
+    axes = fig.subplots(1, 4, sharey=True)
+    rows = table[table.asked.isin([PART, MASKS]) | (table.group == "published")]
+    if rows.empty:
         for ax in axes:
             not_measurable(ax)
         return fig
-    ranks = table.assign(rank=table.group.map(ORDER.index)).sort_values("rank", kind="stable")
-    lines = list(dict.fromkeys(zip(ranks.method, ranks.asked)))
-    for ax, rows, score, idle in zip(
-        axes, (ranks, ranks, plain.assign(asked=PART)), ("contrast", "right", "contrast"), (0.0, 0.5, 0.0)
-    ):
-        _intervals(ax, rows, lines, score)
-        ax.axvline(idle, color="#404040", lw=0.8, ls=":")
+    rows = rows.assign(rank=rows.group.map(ORDER.index)).sort_values("rank", kind="stable")
+    lines = list(dict.fromkeys(zip(rows.method, rows.asked)))
+    less = [table[table.asked == asked].assign(asked=PART) for asked in (NO_COLOUR, ONE_COLOUR)]
+    titles = ("Contrast of the two maps", "Brighter on its own part", "No colour named", "In one colour")
+    for ax, own, title in zip(axes, (rows, rows, *less), titles):
+        right = ax is axes[1]
+        _intervals(ax, own, lines, "right" if right else "contrast")
+        ax.axvline(0.5 if right else 0.0, color="#404040", lw=0.8, ls=":")
+        ax.set(
+            title=title,
+            xlabel="share of pairs; 0.5: blind" if right else "contrast; 0: blind",
+            xlim=(0.3, 1.02) if right else (-0.45, 1.02),
+        )
         ax.grid(axis="y", visible=False)
-    names = [
-        method if asked != PART or method != GRADIENTS else f"{method}: {PART}" for method, asked in lines
-    ]
+    names = [f"{method}: {asked}" if method == GRADIENTS else method for method, asked in lines]
     axes[0].set_yticks(range(len(lines)), [literal(name) for name in names], fontsize=8)
-    axes[0].set(ylim=(len(lines) - 0.4, -0.6), title="Contrast of the two maps")
-    axes[1].set(title="Brighter on its own part", xlabel="share of pairs; 0.5: blind", xlim=(0.3, 1.02))
-    axes[2].set(title="Contrast in one colour")
-    for ax in axes[::2]:
-        ax.set(xlabel="0: blind to the caption", xlim=(-0.45, 1.02))
+    axes[0].set_ylim(len(lines) - 0.4, -0.6)
     handles = [
         axes[0].scatter([], [], marker=m, color="#404040", label=stream_name(s)) for s, m in MARKS.items()
     ]
@@ -101,12 +101,13 @@ def _intervals(ax: Axes, rows: pd.DataFrame, lines: list[tuple[str, str]], score
 
 def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, stream: str) -> Figure:
     """Latents of every class against its frequency in a stream; then, by assignment and stream, how many
-    images without the class glow, and how many are accepted when `RECALL` of those with it are.
+    images without the class glow, and how many are accepted when `RECALL` of those with it are: by the
+    published gate, and trained with one voter.
 
     table, means: a `monopoly_table` and its `summary`.
     """
-    axes = fig.subplots(1, 3, gridspec_kw={"width_ratios": (1.1, 1, 1)})
-    own = table[(table.model == "trained") & (table.stream == stream)]
+    axes = fig.subplots(1, 4, gridspec_kw={"width_ratios": (1.1, 1, 1, 1)})
+    own = table[(table.model == "trained") & (table.setting != ONE_VOTER) & (table.stream == stream)]
     if own.empty:
         for ax in axes:
             not_measurable(ax)
@@ -120,31 +121,31 @@ def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, strea
     )
     axes[0].set_title(f"Latents of a class, {stream_name(stream)}")
     axes[0].legend(fontsize=8)
-    titles = {"glows": "Glows without the class", "false_positives": "Accepted without it, recall 80 %"}
-    for ax, (column, title) in zip(axes[1:], titles.items()):
-        _by_assignment(ax, means, column)
+    as_published = means.setting != ONE_VOTER
+    panels = {
+        "Glows without the class": (as_published, "glows"),
+        "Accepted without it, recall 80 %": (as_published, "false_positives"),
+        "The same, trained with one voter": (~as_published, "false_positives"),
+    }
+    for ax, (title, (rows, column)) in zip(axes[1:], panels.items()):
+        _by_assignment(ax, means[rows], column)
         ax.set(title=title, ylim=(0, 1), ylabel="share of images without the class")
     axes[1].legend(fontsize=8)
     return fig
 
 
 def _by_assignment(ax: Axes, means: pd.DataFrame, column: str) -> None:
-    """Means over classes and seeds by assignment, a line a stream; the highest and lowest control in grey."""
+    """Means over classes and seeds by assignment, a line a stream; the means of controls in grey."""
     trained = means[means.model == "trained"]
     for stream, rows in trained.groupby("stream", sort=False):
         values = [rows[rows.assignment == name][column].mean() for name in STEPS]
-        ax.plot(
-            range(len(STEPS)),
-            values,
-            marker="o",
-            ms=4,
-            color=stream_colour(stream),
-            label=stream_name(stream),
-        )
-    controls = means[means.model != "trained"].groupby(["model", "assignment"])[column].mean()
+        look = dict(marker="o", ms=4, color=stream_colour(stream), label=stream_name(stream))
+        ax.plot(range(len(STEPS)), values, **look)
     for model, dashes in (("untrained", ":"), ("random encoders", "--")):
-        values = [controls[model, name] for name in STEPS]
-        ax.plot(range(len(STEPS)), values, color=CONTROL_COLOUR, ls=dashes, lw=1.2, label=model)
+        rows = means[means.model == model]
+        if not rows.empty:
+            values = rows.groupby("assignment")[column].mean().reindex(STEPS)
+            ax.plot(range(len(STEPS)), values, color=CONTROL_COLOUR, ls=dashes, lw=1.2, label=model)
     ax.set_xticks(range(len(STEPS)), [_wrapped(name) for name in STEPS], fontsize=7.5)
     ax.grid(axis="x", visible=False)
 
@@ -154,7 +155,7 @@ def _wrapped(name: str) -> str:
 
 
 def monopoly_numbers(means: pd.DataFrame, streams: Sequence[str]) -> pd.DataFrame:
-    """Means over seeds by stream and assignment, of trained models, in the order of `STEPS`."""
+    """Means over seeds by setting, stream and assignment, of trained models, in the order of `STEPS`."""
     columns = [
         "latents",
         "gini_latents",
@@ -166,4 +167,4 @@ def monopoly_numbers(means: pd.DataFrame, streams: Sequence[str]) -> pd.DataFram
         "place",
     ]
     trained = means[(means.model == "trained") & means.stream.isin(streams)]
-    return trained.groupby(["stream", "assignment"], sort=False)[columns].mean()
+    return trained.groupby(["setting", "stream", "assignment"], sort=False)[columns].mean()

@@ -6,6 +6,7 @@ the weighted sum of the image's code, the target of its attribution map.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from itertools import combinations
@@ -22,6 +23,7 @@ from ..profiles import Profile
 from .tables import Run, Stores, table
 
 PUBLISHED, CAPPED, LINEAR = "published", "at most 16", "best linear reading"
+ONE_VOTER = "one_voter"  # the setting that is trained the way codes are used here, one stream at a time
 CAPS = (4, 8, 16, 32)  # latents a class, at most
 RECALL = 0.8  # at which false positives are compared
 PRIOR = 10  # samples at the base rate, added to those that a latent fires on
@@ -90,9 +92,12 @@ def assignments(codes: Mapping[str, sp.csr_matrix], labels: sp.csr_array, more_t
 
 
 def monopoly_table(profile: Profile) -> pd.DataFrame:
-    """A row a model, seed, stream, assignment and class; model, setting, seed, then `COLUMNS`.
+    """A row a model, setting, seed, stream, assignment and class; model, setting, seed, then `COLUMNS`.
 
-    Assignments are made on the training split and measured on the test split, with independent codes.
+    Settings: the first with cross-reconstruction, as published, with all its controls; and the same trained
+    with one voter a sample, trained and on random encoders. Assignments are made on the training split and
+    measured on the test split, with independent codes.
+
     frequency: share of test samples that show the class. latents: how many stand for it, with a weight above
     0. firing: share of all firings of latents that stand for some class, a latent's being shared among its
     classes. recall, glows: share of the images with, and without, the class on which its score is above 0.
@@ -101,9 +106,13 @@ def monopoly_table(profile: Profile) -> pd.DataFrame:
     shared by chance. agreement: Jaccard of the latents that stand for the class in this stream and in
     another, mean over the others; chance: the same with all other classes there.
     """
-    setting = next(setting for setting in profile.settings if setting.cross_weight > 0)
-    kinds = ("trained", "untrained", "random encoders")
-    runs = [Run(kind, setting, seed) for kind in kinds for seed in profile.seeds]
+    published = next(setting for setting in profile.settings if setting.cross_weight > 0)
+    one_voter = dataclasses.replace(published, name=ONE_VOTER, gate="global", voters="one")
+    kinds = {
+        published: ("trained", "untrained", "random encoders"),
+        one_voter: ("trained", "random encoders"),
+    }
+    runs = [Run(kind, one, seed) for one, own in kinds.items() for kind in own for seed in profile.seeds]
     more_than = profile.evaluation.probe_min_positives
     return table("monopoly", profile, runs, partial(_measured, more_than), {"more_than": more_than})
 

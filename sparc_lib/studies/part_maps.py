@@ -21,7 +21,7 @@ from ..attribution.relevance import grad_cam, heatmap, square_pixels, weighted_t
 from ..model import SPARC
 from . import regions
 from .baselines import fit_ridge
-from .part_scores import CAPTION, MASKS, ONE_COLOUR, PART, Reading
+from .part_scores import CAPTION, MASKS, PART, Reading
 
 GRADIENTS, CAM = "SPARC as published, gradients", "SPARC as published, Grad-CAM"
 AT_PATCHES, REGIONS = "SPARC as published, at patches", "SPARC of regions"
@@ -83,6 +83,10 @@ class View(NamedTuple):
         pictures = [scenes.data.image(number) for number in numbers]
         patches = {stream: patch_features(encoder, pictures) for stream, encoder in zip(IMAGE_STREAMS, pair)}
         return cls(pair, scenes, Asked.of(pair[1], scenes), patches, image)
+
+    def asked_in(self, scenes: PartImages) -> View:
+        """The same pictures, with the captions of `scenes`, whose regions are the same."""
+        return self._replace(asked=Asked.of(self.pair[1], scenes))
 
     def grid(self, stream: str) -> tuple[int, int]:
         return self.pair[IMAGE_STREAMS.index(stream)].patch_grid
@@ -190,11 +194,11 @@ def region_maps(view: View, models: Mapping[str, list[SPARC]], stores: Mapping, 
         yield from ridge_maps(view, stores[name], group, ridge)
 
 
-def in_one_colour(maps: Maps) -> Maps:
-    """Maps on pictures in one colour, as an answer to that question: of the part less the object only."""
+def renamed(maps: Maps, asked: str) -> Maps:
+    """Maps of the part less the object, as answers to another question; no others."""
     for reading, heat in maps:
         if reading.asked == PART:
-            yield reading._replace(asked=ONE_COLOUR), heat
+            yield reading._replace(asked=asked), heat
 
 
 def ridge_maps(view: View, store, group: str, method: str) -> Maps:

@@ -20,8 +20,9 @@ from ..attribution.segmentation import contrast, pixel_ap
 from ..nulls import clustered_interval
 
 # What is asked of a map: all that the caption says, or what it says beyond a caption of the object alone; the
-# latter also on pictures whose objects have one colour each, of captions that name no colour.
-CAPTION, PART, ONE_COLOUR, MASKS = "caption", "part less object", "one colour", "masks"
+# latter also of captions that name no colour, and of these on pictures whose objects have one colour each.
+CAPTION, PART, MASKS = "caption", "part less object", "masks"
+NO_COLOUR, ONE_COLOUR = "no colour named", "one colour"
 RIGHT = 0.7  # share of pairs from which on a method separates parts
 SCORES = ["contrast", "right", "pixel_ap", "ap_ahead"]
 BOUNDED = ["contrast", "right"]
@@ -95,10 +96,10 @@ def summary(report: pd.DataFrame, generator: np.random.Generator) -> pd.DataFram
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Which attempts of a `summary` separate parts, a row each: "separates" if the interval of its contrast
-    lies above those of all controls, baselines and published readings in its stream and on the same pictures,
-    and it is right in `RIGHT` of the pairs at least; "in part" if only one of the two holds; else "does
-    not"."""
-    table = table.assign(plain=table.asked == ONE_COLOUR)
+    lies above those of all controls, baselines and published readings in its stream with colours to the same
+    extent, and it is right in `RIGHT` of the pairs at least; "in part" if only one of the two holds; else
+    "does not"."""
+    table = table.assign(plain=table.asked.where(table.asked.isin([NO_COLOUR, ONE_COLOUR]), ""))
     against = table[table.group.isin(["control", "baseline", "published"])]
     attempts = table[table.group == "attempt"]
     bars = against.groupby(["stream", "plain"]).contrast_high.max()

@@ -16,25 +16,26 @@ import pandas as pd
 from ..attribution.parts import PartImages, part_images
 from ..data.catalogue import inputs as pairs_of
 from ..model import SPARC
-from ..profiles import Profile
+from ..profiles import Profile, Setting
 from . import regions
 from .heatmaps import REFERENCE_IMAGES
 from .part_maps import (
     AT_PATCHES,
+    DECODED,
     GRADIENTS,
     NOISE,
-    REGIONS,
     View,
     clip_patch_maps,
+    decoded_maps,
     gradient_maps,
-    in_one_colour,
     patch_maps,
     reference_maps,
     region_maps,
+    renamed,
     similarity_targets,
     sparc_targets,
 )
-from .part_scores import COLUMNS, scored
+from .part_scores import COLUMNS, NO_COLOUR, ONE_COLOUR, PART, scored
 from .runs import RANDOM, best_device, dataset, encoders, features
 from .sources import code_of
 from .stages import table_stage
@@ -56,7 +57,10 @@ def part_report(profile: Profile) -> pd.DataFrame:
     pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
     train, noise_train = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
-        "profile": profile,
+        "n_images": n_images,
+        "seeds": profile.seeds,
+        "sparc": profile.sparc,
+        "setting": cross_setting(profile),
         "dino": pair[0].fingerprint,
         "clip": pair[1].fingerprint,
         "train": train.digest,
@@ -77,20 +81,22 @@ def part_report(profile: Profile) -> pd.DataFrame:
         readings = [
             *gradient_maps(view, targets),
             *gradient_maps(noise, sparc_targets(noise.asked, on_noise, "control", NOISE)),
-            *clip_patch_maps(view),
             *patch_maps(view, published, "attempt", AT_PATCHES),
             *reference_maps(view, regions.region_scenes(profile, REFERENCE_IMAGES)),
         ]
-        views = {regions.TRUE: view, regions.NOISE: noise, regions.SHUFFLED: view}
-        for name, own in views.items():
-            readings += region_maps(own, models, stores, name)
-        plain = part_images(test, n_images, one_colour=True)
-        view, noise = View.of(pair, plain), View.of(noise_pair, plain)
-        views = {regions.TRUE: view, regions.NOISE: noise, regions.SHUFFLED: view}
-        readings += in_one_colour(gradient_maps(view, similarity_targets(view.asked)))
-        readings += in_one_colour(clip_patch_maps(view))
-        for name, own in views.items():
-            readings += in_one_colour(region_maps(own, models, stores, name))
+        plain = part_images(test, n_images, one_colour_every=1)
+        views = {
+            PART: (view, noise),
+            NO_COLOUR: (view.asked_in(plain), noise.asked_in(plain)),
+            ONE_COLOUR: (View.of(pair, plain), View.of(noise_pair, plain)),
+        }
+        for asked, (own, own_noise) in views.items():
+            maps = [*clip_patch_maps(own)]
+            if asked == ONE_COLOUR:
+                maps += gradient_maps(own, similarity_targets(own.asked))
+            for name in (regions.TRUE, regions.NOISE, regions.SHUFFLED):
+                maps += region_maps(own_noise if name == regions.NOISE else own, models, stores, name)
+            readings += maps if asked == PART else renamed(maps, asked)
         cover = {grid: scenes.data.cover(grid) for grid in {maps.shape[1:] for _, maps in readings}}
         rows = [scored(reading, maps, scenes, cover[maps.shape[1:]]) for reading, maps in readings]
         return pd.concat(rows, ignore_index=True)[COLUMNS]
@@ -116,7 +122,7 @@ def exhibit(profile: Profile, parts: Sequence[str]) -> Exhibit:
     store = regions.region_store(profile)
     (own,) = regions.region_models(one_seed(profile), {regions.TRUE: store}).values()
     readings = [*gradient_maps(view, sparc_targets(view.asked, published, "published", GRADIENTS))]
-    readings += patch_maps(view, own, "attempt", REGIONS)
+    readings += decoded_maps(view, own, "attempt", DECODED)
     return Exhibit(chosen, {(one.method, one.asked, one.stream): maps for one, maps in readings})
 
 
@@ -125,10 +131,15 @@ def one_seed(profile: Profile) -> Profile:
     return dataclasses.replace(profile, seeds=profile.seeds[:1])
 
 
+def cross_setting(profile: Profile) -> Setting:
+    """The first setting with cross-reconstruction. Raises ValueError without one."""
+    for setting in profile.settings:
+        if setting.cross_weight > 0:
+            return setting
+    raise ValueError(f"profile {profile.name}: no setting has cross_weight above 0; captions need one")
+
+
 def published_models(profile: Profile, kind: str, store) -> list[SPARC]:
-    """SPARCs of the first setting with cross-reconstruction, one a seed. Raises ValueError without one."""
-    setting = next((setting for setting in profile.settings if setting.cross_weight > 0), None)
-    if setting is None:
-        raise ValueError(f"profile {profile.name}: no setting has cross_weight above 0; captions need one")
-    runs = [Run(kind, setting, seed) for seed in profile.seeds]
+    """SPARCs of the first setting with cross-reconstruction, one a seed."""
+    runs = [Run(kind, cross_setting(profile), seed) for seed in profile.seeds]
     return [model_of(profile, run, store).to(best_device()).requires_grad_(False) for run in runs]

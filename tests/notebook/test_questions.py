@@ -10,9 +10,9 @@ from PIL import Image
 from sparc_lib.attribution.parts import PartImages
 from sparc_lib.attribution.segmentation import AnnotatedImages, Region, encode_mask
 from sparc_lib.notebook import questions
-from sparc_lib.studies.monopoly import COLUMNS, summary
+from sparc_lib.studies.monopoly import COLUMNS, ONE_VOTER, summary
 from sparc_lib.studies.part_maps import DECODED, GRADIENTS, REGIONS
-from sparc_lib.studies.part_scores import BOUNDS, CAPTION, ONE_COLOUR, PART, SCORES
+from sparc_lib.studies.part_scores import BOUNDS, CAPTION, NO_COLOUR, ONE_COLOUR, PART, SCORES
 from sparc_lib.studies.parts import Exhibit
 
 
@@ -51,13 +51,14 @@ def reading(group, method, asked, stream, value):
     )
 
 
-def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_own():
+def test_readings_stand_by_group_and_those_with_less_colour_have_panels_of_their_own():
     table = pd.DataFrame(
         [
             reading("control", "noise", PART, "dino", 0.1),
             reading("control", "noise", CAPTION, "dino", 0.11),
             reading("attempt", REGIONS, PART, "dino", 0.6),
             reading("attempt", REGIONS, PART, "clip_img", 0.7),
+            reading("attempt", REGIONS, NO_COLOUR, "dino", 0.5),
             reading("attempt", REGIONS, ONE_COLOUR, "dino", 0.4),
             reading("published", GRADIENTS, CAPTION, "dino", 0.0),
             reading("attempt", GRADIENTS, PART, "dino", 0.05),
@@ -65,7 +66,7 @@ def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_o
     )
     fig = questions.readings_figure(plt.figure(), table)
     labels = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
-    assert labels == [GRADIENTS, REGIONS, f"{GRADIENTS}: {PART}", "noise"]
+    assert labels == [f"{GRADIENTS}: {CAPTION}", REGIONS, f"{GRADIENTS}: {PART}", "noise"]
     marks = [
         {
             round(float(c.get_offsets()[0][0]), 3)
@@ -74,7 +75,7 @@ def test_readings_stand_by_group_and_those_in_one_colour_have_a_panel_of_their_o
         }
         for ax in fig.axes
     ]
-    assert marks == [{0.0, 0.05, 0.1, 0.6, 0.7}] * 2 + [{0.4}]
+    assert marks == [{0.0, 0.05, 0.1, 0.6, 0.7}] * 2 + [{0.5}, {0.4}]
 
 
 def test_without_data_the_figures_say_so():
@@ -84,12 +85,13 @@ def test_without_data_the_figures_say_so():
     assert "not measurable" in texts(questions.readings_figure(plt.figure(), table))
     by_class = pd.DataFrame(columns=["model", "setting", "seed", *COLUMNS])
     fig = questions.monopoly_figure(plt.figure(), by_class, summary(by_class), "dino")
-    assert texts(fig).count("not measurable") == 3
+    assert texts(fig).count("not measurable") == 4
 
 
 def test_every_assignment_stream_and_control_is_a_point_of_the_monopoly_figure():
     rows = []
-    for model in ("trained", "untrained", "random encoders"):
+    kinds = [(model, "global_lambda1") for model in ("trained", "untrained", "random encoders")]
+    for model, setting in [*kinds, ("trained", ONE_VOTER), ("random encoders", ONE_VOTER)]:
         for stream in ("dino", "clip_img"):
             for place, name in enumerate(questions.STEPS):
                 for concept in ("Dog", "Cat"):
@@ -107,12 +109,14 @@ def test_every_assignment_stream_and_control_is_a_point_of_the_monopoly_figure()
                         0.5,
                         0.1,
                     ]
-                    rows.append([model, "global_lambda1", 0, *values])
+                    rows.append([model, setting, 0, *values])
     by_class = pd.DataFrame(rows, columns=["model", "setting", "seed", *COLUMNS])
     means = summary(by_class)
     fig = questions.monopoly_figure(plt.figure(), by_class, means, "dino")
     lines = fig.axes[1].get_lines()
-    assert len(lines) == 4
+    assert len(lines) == 4 and len(fig.axes[3].get_lines()) == 3
     assert np.allclose(lines[0].get_ydata(), 0.1 * np.arange(len(questions.STEPS)))
     numbers = questions.monopoly_numbers(means, ("dino",))
-    assert numbers.loc["dino"].glows.tolist() == pytest.approx((0.1 * np.arange(6)).tolist())
+    assert numbers.loc["global_lambda1", "dino"].glows.tolist() == pytest.approx(
+        (0.1 * np.arange(6)).tolist()
+    )

@@ -13,6 +13,7 @@ from sparc_lib.studies.monopoly import (
     CAPPED,
     COLUMNS,
     LINEAR,
+    ONE_VOTER,
     PUBLISHED,
     Assignment,
     assignments,
@@ -148,9 +149,10 @@ def test_the_table_has_every_model_assignment_and_class(tmp_path, monkeypatch):
     profile = dataclasses.replace(smoke, sparc=sparc, seeds=(0,))
     table = monopoly_table(profile)
     assert set(table.model) == {"trained", "untrained", "random encoders"}
-    assert len(table) == 3 * 2 * 6 * 8
+    assert len(table) == 5 * 2 * 6 * 8
+    assert set(table[table.setting == ONE_VOTER].model) == {"trained", "random encoders"}
     means = summary(table)
-    assert len(means) == 3 * 2 * 6
+    assert len(means) == 5 * 2 * 6
     assert means.false_positives.between(0, 1).all()
     most = means[means.assignment == CAPPED].latents
     assert (most <= 16).all()

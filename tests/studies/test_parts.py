@@ -21,12 +21,13 @@ from sparc_lib.studies.part_maps import (
     Asked,
     View,
     decoded_maps,
-    in_one_colour,
     patch_maps,
+    renamed,
 )
 from sparc_lib.studies.part_scores import (
     CAPTION,
     COLUMNS,
+    NO_COLOUR,
     ONE_COLOUR,
     PART,
     Reading,
@@ -166,7 +167,7 @@ def test_a_sparc_of_regions_finds_planted_parts_and_with_shuffled_captions_it_do
             maps = {(one.asked, one.stream): heat for one, heat in make(view, models, "", "")}
             rows = scored(READING, maps[PART, "dino"], scenes, cover)
             right[name, make] = rows[["contrast", "right"]].mean()
-            assert len(list(in_one_colour(make(view, models, "", "")))) == len(maps) / 2
+            assert len(list(renamed(make(view, models, "", ""), ONE_COLOUR))) == len(maps) / 2
     for make in (patch_maps, decoded_maps):
         assert right["true", make].contrast > 0.8 and right["true", make].right > 0.9
         assert abs(right["shuffled", make].contrast) < 0.3 and right["shuffled", make].right < 0.7
@@ -188,9 +189,10 @@ def test_the_report_has_every_reading_and_pair_and_is_the_same_again(monkeypatch
     report = part_report(profile)
     keys = ["group", "method", "asked", "stream", "seed"]
     counts = report.groupby(keys).size()
-    assert counts.nunique() == 1 and set(report.stream) == {"dino", "clip_img"}
+    assert counts.nunique() == 1, counts
+    assert set(report.stream) == {"dino", "clip_img"}
     methods = report.groupby("method").asked.agg(set)
-    assert methods[REGIONS] == {CAPTION, PART, ONE_COLOUR} and len(methods) == 16
+    assert methods[REGIONS] == {CAPTION, PART, NO_COLOUR, ONE_COLOUR} and len(methods) == 16
     mask = report[report.method == MASK]
     assert (mask.right == 1).all() and (mask.contrast > 0.5).all()
     monkeypatch.setattr(study, "View", None)  # not made again
