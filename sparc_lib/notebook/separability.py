@@ -17,7 +17,7 @@ from .style import CONTROL_COLOUR, setting_colour, stream_name
 LOOKS = {"raw": ("black", "--", "raw features"), "untrained": (CONTROL_COLOUR, ":", "untrained")}
 CONDITIONS = (AS_TRAINED, FEWER_LATENTS, EQUAL_FVU, JOINT)
 SHOWN = {"1": ("o", "one latent"), ALL: ("s", "all latents")}
-NUMBERS = ["fvu", "live", "rank", "nearest", "welch", "caught", "absorbed", "chance"]
+NUMBERS = ["fvu", "live", "l0", "rank", "nearest", "welch", "caught", "absorbed", "chance"]
 
 
 def whole_codes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -48,9 +48,9 @@ def probes_figure(fig: Figure, rows: pd.DataFrame) -> Figure:
             ax.plot(place, seeds.mean(0), dashes, color=colour, lw=1.6, marker="o", ms=3.5, label=name)
             ax.fill_between(place, seeds.min(0), seeds.max(0), color=colour, alpha=0.2, lw=0)
         ax.set_xticks(place, PROBES)
-        ax.set(title=stream_name(stream), xlabel="latents (or neurons) that a probe reads", ylim=(0, None))
+        ax.set(title=stream_name(stream), xlabel="latents (or neurons) that a probe reads")
         ax.grid(axis="x", visible=False)
-    axes[0].set_ylabel("separation, 2 AUC − 1, mean over facts")
+    axes[0].set(ylabel="separation, 2 AUC − 1, mean over facts", ylim=(0, None))
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)
     return fig

@@ -7,7 +7,7 @@ scores stands what could explain them: live latents, reconstruction, directions,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ from ..data.knowledge import Vocabulary, vocabulary
 from ..evaluation import encode_store
 from ..model import SPARC
 from ..profiles import Profile, Setting
-from ..store.reader import FeatureStore
 from ..taxonomy import Taxonomy
 from .facts import ALL
+from .representations import Features
 from .runs import concepts, dataset
 from .separation_measures import (
     Absorption,
@@ -148,17 +148,16 @@ class Code(NamedTuple):
 def _measured(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
     words = {split: own.of(stores[split].ids) for split, own in _vocabularies(profile).items()}
     facts = facts_asked(words)
-    features = {split: _features(store) for split, store in stores.items()}
     rows = []
     if model is None:
-        for stream, train in features["train"].items():
-            which = {"stream": stream, "coding": "raw"}
-            rows += rows_by_kind(which, facts, read(train, features["test"][stream], facts.true))
+        for stream in stores["test"].streams:
+            train, test = (Features(stores[split], stream) for split in ("train", "test"))
+            rows += rows_by_kind({"stream": stream, "coding": "raw"}, facts, read(train, test, facts.true))
         return pd.DataFrame(rows, columns=COLUMNS)
     labels = {split: store.labels for split, store in stores.items()}
     below = groups(concepts(profile, stores["train"].classes)[0])
     trained = run.model == "trained"
-    for stream, code in _codes(model, stores, features["test"], "independent"):
+    for stream, code in _codes(model, stores, "independent"):
         which = {"stream": stream, "coding": "independent", "kept": model.k, "among": model.n_latents}
         whole, *by_kind = rows_by_kind(which, facts, read(code.train, code.test, facts.true))
         rows += [whole | code.made() | described(code, labels, below), *by_kind]
@@ -167,22 +166,19 @@ def _measured(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -
         for among in below_whole(model.n_latents, FEWER) if trained else ():
             rows.append(_variant(which | {"among": among}, code, facts, code.most_active(among)))
     if trained and model.gate == "global":
-        for stream, code in _codes(model, stores, features["test"], "joint"):
+        for stream, code in _codes(model, stores, "joint"):
             which = {"stream": stream, "coding": "joint", "kept": model.k, "among": model.n_latents}
             rows.append(_variant(which, code, facts))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _features(store: FeatureStore) -> dict[str, np.ndarray]:
-    return {stream: x.numpy() for stream, x in store.tensors().items()}
-
-
-def _codes(model: SPARC, stores: Stores, features: Mapping[str, np.ndarray], coding: str):
-    """(stream, its `Code`) of every stream."""
+def _codes(model: SPARC, stores: Stores, coding: str) -> Iterator[tuple[str, Code]]:
+    """(stream, its code) of every stream of the model."""
     codes = {split: encode_store(model, store, coding) for split, store in stores.items()}
-    for stream, x in features.items():
+    features = stores["test"].tensors()
+    for stream in model.streams:
         parts = (part[stream].detach().float().cpu().numpy() for part in (model.decoder, model.pre_bias))
-        yield stream, Code(codes["train"][stream], codes["test"][stream], x, *parts)
+        yield stream, Code(codes["train"][stream], codes["test"][stream], features[stream].numpy(), *parts)
 
 
 def _variant(which: dict, code: Code, facts: Facts, allowed: np.ndarray | None = None) -> dict:

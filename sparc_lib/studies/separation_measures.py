@@ -6,18 +6,21 @@ on raw features are the same probe, and none has anything to tune but the latent
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from ..concepts import fact_scores
+from .representations import Inputs
 
 RIDGE = 1e-3  # penalty of every probe, times the mean variance of an input
 FAINT = 1e-6  # share of its variance that a latent keeps beside the chosen ones, from which it can be chosen
-NUMBERS = 2**24  # held at a time while latents are chosen
+NUMBERS = 2**24  # held at a time while latents are chosen and scores compared
+ROWS = 2**15  # samples at a time
 
-Samples = sp.csr_array | np.ndarray  # [n, d]: codes, or features
+Samples = sp.csr_array | np.ndarray | Inputs  # [n, d]: codes, or features
 
 
 class Moments(NamedTuple):
@@ -31,18 +34,37 @@ class Moments(NamedTuple):
 def moments(x: Samples, true: sp.csr_array) -> Moments:
     """Those of inputs [n, d] and facts, bool [n, F]. Raises ValueError for inputs that are all equal."""
     true = sp.csr_array(true).astype(np.float64)
-    n = true.shape[0]
-    x = sp.csr_array(x).astype(np.float64) if sp.issparse(x) else np.asarray(x, np.float64)
-    mean = np.asarray(x.mean(0)).ravel()
-    gram = x.T @ x
-    gram = (gram.toarray() if sp.issparse(gram) else gram) / n - np.outer(mean, mean)
-    cross = (true.T @ x).T
-    cross = cross.toarray() if sp.issparse(cross) else np.asarray(cross)
+    n, cross = true.shape[0], 0.0
+    for start, block in _blocks(x):
+        part = (true[start : start + ROWS].T @ block).T
+        cross = cross + (part.toarray() if sp.issparse(part) else part)
+    mean, gram = _covariance(x)
     cross = cross / n - np.outer(mean, np.asarray(true.mean(0)).ravel())
     scale = np.trace(gram) / len(gram)
     if not scale > 0:
         raise ValueError("the inputs are all equal; a probe has nothing to read")
     return Moments(gram + RIDGE * scale * np.eye(len(gram)), cross)
+
+
+def _blocks(x: Samples) -> Iterator[tuple[int, sp.csr_array | np.ndarray]]:
+    """(first row, rows) of up to `ROWS` samples at a time, float64."""
+    n = x.shape[0] if hasattr(x, "shape") else len(x)
+    for start in range(0, n, ROWS):
+        rows = slice(start, start + ROWS)
+        block = x.block(rows) if hasattr(x, "block") else x[rows]
+        yield start, block.astype(np.float64)
+
+
+def _covariance(x: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [d] and covariance [d, d] of samples."""
+    n, total, gram = 0, 0.0, 0.0
+    for _, block in _blocks(x):
+        square = block.T @ block
+        gram = gram + (square.toarray() if sp.issparse(square) else square)
+        total = total + np.asarray(block.sum(0)).ravel()
+        n += block.shape[0]
+    mean = total / n
+    return mean, gram / n - np.outer(mean, mean)
 
 
 def full_weights(own: Moments) -> np.ndarray:
@@ -119,19 +141,34 @@ def separations(x: Samples, weights: np.ndarray | sp.csc_array, true: sp.csr_arr
     x [n, d], weights [d, F], true bool [n, F]. Equal scores count half, so silent latents count as what they
     say: nothing.
     """
-    scores = x @ weights
-    scores = scores.toarray() if sp.issparse(scores) else np.asarray(scores)
     columns = sp.csc_array(true)
-    values = np.full(columns.shape[1], np.nan)
-    for fact, column in enumerate(np.ascontiguousarray(scores.T)):
-        rows = columns.indices[columns.indptr[fact] : columns.indptr[fact + 1]]
-        n_true, n_false = len(rows), len(column) - len(rows)
-        if n_true and n_false:
-            ordered, inside = np.sort(column), column[rows]
-            below = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
-            above = below.sum() / 2 - n_true**2 / 2  # pairs in the right order, those of two true ones out
-            values[fact] = 2 * above / (n_true * n_false) - 1
-    return values
+    n, n_facts = columns.shape
+    width = max(1, NUMBERS // n)
+    values = []
+    for first in range(0, n_facts, width):
+        scores = _scores(x, weights[:, first : first + width])
+        for fact, column in enumerate(scores, first):
+            rows = columns.indices[columns.indptr[fact] : columns.indptr[fact + 1]]
+            values.append(_separation(column, rows))
+    return np.array(values)
+
+
+def _scores(x: Samples, weights: np.ndarray | sp.csc_array) -> np.ndarray:
+    """The scores of some facts, [facts, n]."""
+    parts = (block @ weights for _, block in _blocks(x))
+    dense = [part.toarray() if sp.issparse(part) else np.asarray(part) for part in parts]
+    return np.ascontiguousarray(np.concatenate(dense).T)
+
+
+def _separation(scores: np.ndarray, rows: np.ndarray) -> float:
+    """2 AUC - 1 of scores [n] for what is true of the samples `rows` alone."""
+    n_true, n_false = len(rows), len(scores) - len(rows)
+    if not (n_true and n_false):
+        return np.nan
+    ordered, inside = np.sort(scores), scores[rows]
+    below = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
+    above = below.sum() / 2 - n_true**2 / 2  # pairs in the right order, those of two true samples left out
+    return 2 * above / (n_true * n_false) - 1
 
 
 def cut(codes: sp.csr_array, k: int) -> sp.csr_array:
@@ -170,11 +207,7 @@ def coherence(rows: np.ndarray) -> Coherence:
 def effective_rank(x: Samples) -> float:
     """exp of the entropy of the singular values, divided by their sum, of x [n, d] about its mean (Roy and
     Vetterli, EUSIPCO 2007): 1 to d."""
-    x = sp.csr_array(x).astype(np.float64) if sp.issparse(x) else np.asarray(x, np.float64)
-    mean = np.asarray(x.mean(0)).ravel()
-    gram = x.T @ x
-    gram = (gram.toarray() if sp.issparse(gram) else gram) / x.shape[0] - np.outer(mean, mean)
-    spectrum = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
+    spectrum = np.sqrt(np.maximum(np.linalg.eigvalsh(_covariance(x)[1]), 0))
     share = spectrum[spectrum > 0] / spectrum.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
 
