@@ -211,6 +211,11 @@ def answers(table: pd.DataFrame, question: Question) -> pd.DataFrame:
     return rows.groupby(keys, sort=False)[["value", "chance"]].mean().reset_index()
 
 
+def all_answers(table: pd.DataFrame) -> pd.DataFrame:
+    """`answers` to ALL_QUESTIONS one below the other, by a column question: what figures and readings say."""
+    return pd.concat([answers(table, one).assign(question=name) for name, one in ALL_QUESTIONS.items()])
+
+
 def over_kinds(rows: pd.DataFrame) -> pd.DataFrame:
     """`answers` as means over the kinds of change, two other scenes left out."""
     rows = rows[rows.kind != ANOTHER_SCENE]
