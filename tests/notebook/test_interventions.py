@@ -102,14 +102,20 @@ def test_scores_are_one_a_seed():
     assert show.scores(table, "alike", "one_voter") == pytest.approx([0.4, 0.6])
     assert show.scores(table, "across", "raw", "raw", "time") == pytest.approx([0.4])
     assert np.isnan(show.scores(table, "alike", "raw", "raw")).all()
+    saved = show.all_answers(table)
+    assert list(dict.fromkeys(saved.question)) == [question.name for question in show.QUESTIONS]
+    assert len(saved) == 8 * (2 * len(show.QUESTIONS) + 2)  # kinds times seeds, and ridge in two panels
 
 
 def test_the_summary_has_a_line_a_gate_and_a_line_a_kind():
-    fig = show.summary_figure(plt.figure(), made_up(), ["one_voter"], "one_voter")
+    table = made_up()
+    table.loc[table.kind == "time", "value"] += 0.2
+    fig = show.summary_figure(plt.figure(), table, ["one_voter"], "one_voter")
     above, below = fig.axes[:4], fig.axes[4:]
     assert [label.get_text() for label in above[0].get_yticklabels()] == ["Global, one voter", "Ridge"]
-    assert [label.get_text() for label in below[0].get_yticklabels()] == [*KINDS, ANOTHER_SCENE]
-    assert len(above[0].collections) == 1 and len(above[3].collections) == 2  # ridge has no codes
+    lines = [label.get_text() for label in below[0].get_yticklabels()]
+    assert lines[0] == "time" and lines[-1] == ANOTHER_SCENE and set(lines) == {*KINDS, ANOTHER_SCENE}
+    assert len(above[1].collections) == 1 and len(above[3].collections) == 2  # ridge has no codes
     plt.close(fig)
 
 
