@@ -27,7 +27,7 @@ from ..miniworld.skies import TIMES
 from ..profiles import Profile
 from ..store.reader import FeatureStore
 from .parallel import each
-from .runs import best_device, dataset, encoders
+from .runs import best_device, dataset, encoders, fingerprints
 from .sources import code_of
 from .stages import stage
 
@@ -206,22 +206,23 @@ class EditedPairs:
 
 def edited_features(profile: Profile, made: Sequence[Change], random_weights: int | None) -> FeatureStore:
     """Features of `EditedPairs`, extracted as all others are (`runs.features`), on first use."""
-    dino, clip = encoders(profile, random_weights, best_device())
+    marks = fingerprints(profile, random_weights)
     described = [(change.before.id, type(change.edit).__name__, *change.edit) for change in made]
     inputs = catalogue.inputs(profile, "test") | {
         "changes": hashlib.sha256(repr(described).encode()).hexdigest(),
-        "dino": dino.fingerprint,
-        "clip": clip.fingerprint,
+        "dino": marks.dino,
+        "clip": marks.clip,
         "batch_size": profile.encoders.batch_size,
-        "code": code_of("features"),
+        "code": code_of("features", "studies/edited"),
     }
 
     def build(partial: Path) -> None:
         pairs = EditedPairs(made, dataset(profile, "test").classes)
+        dino, clip = encoders(profile, random_weights, best_device())
         size = profile.encoders.batch_size
         extract(Extraction(pairs, dino, clip, size, progress=False), partial / "store")
 
-    expected = {"dino": dino.fingerprint, "clip_img": clip.fingerprint}
+    expected = {"dino": marks.dino, "clip_img": marks.clip}
     return FeatureStore.open(stage("features-edits", inputs, build) / "store", expected)
 
 

@@ -36,7 +36,7 @@ from .part_maps import (
     sparc_targets,
 )
 from .part_scores import COLUMNS, NO_COLOUR, ONE_COLOUR, PART, scored
-from .runs import RANDOM, best_device, dataset, encoders, features
+from .runs import RANDOM, best_device, dataset, encoders, features, fingerprints
 from .sources import code_of
 from .stages import table_stage
 from .tables import Run, model_of
@@ -54,23 +54,25 @@ def part_report(profile: Profile) -> pd.DataFrame:
     scenes = part_images(test, n_images)
     if scenes.lacks:
         return pd.DataFrame(columns=COLUMNS)
-    pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
+    marks = fingerprints(profile)
     train, noise_train = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
         "n_images": n_images,
         "seeds": profile.seeds,
         "sparc": profile.sparc,
         "setting": cross_setting(profile),
-        "dino": pair[0].fingerprint,
-        "clip": pair[1].fingerprint,
+        "dino": marks.dino,
+        "clip": marks.clip,
         "train": train.digest,
         "noise": noise_train.digest,
         "test": pairs_of(profile, "test"),
         "regions": regions.SCENES,
-        "code": code_of("studies"),
+        "code": code_of("studies/parts"),
     }
 
     def make() -> pd.DataFrame:
+        pair = encoders(profile, device=best_device())
+        noise_pair = encoders(profile, RANDOM, best_device())
         view, noise = View.of(pair, scenes), View.of(noise_pair, scenes)
         published = published_models(profile, "trained", train)
         on_noise = published_models(profile, "random encoders", noise_train)

@@ -24,7 +24,7 @@ from ..model import SPARC
 from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
 from .parallel import each
-from .runs import PARALLEL_FROM, RANDOM, best_device, dataset, encoders, has_trained, trained
+from .runs import PARALLEL_FROM, RANDOM, best_device, dataset, encoders, fingerprints, has_trained, trained
 from .sources import code_of
 from .stages import stage
 
@@ -65,13 +65,13 @@ def region_store(profile: Profile, random_weights: int | None = None, shuffled: 
     random_weights: seed of encoders with random weights, None for the profile's. shuffled: every region has
     the caption of another region, drawn by chance; a control of what is learned from their coupling.
     """
-    pair = encoders(profile, random_weights, best_device())
+    marks = fingerprints(profile, random_weights)
     inputs = {
         "data": pairs_of(first_scenes(profile, SCENES), "train"),
-        "dino": pair[0].fingerprint,
-        "clip": pair[1].fingerprint,
+        "dino": marks.dino,
+        "clip": marks.clip,
         "shuffled": shuffled,
-        "code": code_of("attribution"),
+        "code": code_of("attribution", "studies/regions"),
     }
 
     def build(partial: Path) -> None:
@@ -81,7 +81,7 @@ def region_store(profile: Profile, random_weights: int | None = None, shuffled: 
             order = np.random.default_rng(profile.data.seed).permutation(len(scenes.captions))
             features["clip_txt"] = features["clip_txt"][order]
         else:
-            features = region_streams(pair, scenes)
+            features = region_streams(encoders(profile, random_weights, best_device()), scenes)
         ids = [f"region/{number:06d}" for number in range(len(scenes.captions))]
         about = dict(captions=scenes.captions, dataset="regions", split="train", overwrite=True)
         FeatureStore.create(partial / "store", features, ids=ids, **about)
