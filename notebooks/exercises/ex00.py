@@ -36,7 +36,7 @@ def judge_pair(answer):
     if abs(copied - 1) > 0.02:
         return "With equal encoders, how can the codes of the two streams differ?"
     if apart > 0.01:
-        return "Look at the first number: did you copy the encoder before measuring, or code the streams jointly?"
+        return "Look at the first number: did you copy the encoder too early, or code the streams jointly?"
     return None
 
 
@@ -45,7 +45,7 @@ EXERCISES = {
         judge=number(
             0.1,
             1e-6,
-            "Add the two rows: which sums do latents 0, 1 and 4 have, and which of them is the smaller one in?",
+            "Add the two rows. Two latents are active: which sum must latent 4 exceed to be one of them?",
             {
                 0.2: "It need not become the first of the two, the second is enough.",
                 -0.1: "Look at the sign.",
@@ -67,7 +67,8 @@ EXERCISES = {
 
             def answer(h, k):
                 chosen = sum(h.values()).topk(k, dim=1).indices
-                return {s: torch.zeros_like(x).scatter(1, chosen, x.gather(1, chosen).relu()) for s, x in h.items()}
+                values = {s: x.gather(1, chosen).relu() for s, x in h.items()}
+                return {s: torch.zeros_like(h[s]).scatter(1, chosen, values[s]) for s in h}
         """,
         wrong=(
             """
@@ -117,17 +118,21 @@ EXERCISES = {
             draw = np.random.default_rng(0)
             x = {s: torch.from_numpy(draw.standard_normal((2000, 64), np.float32)) for s in ("image", "text")}
             x = {s: torch.nn.functional.normalize(noise) for s, noise in x.items()}
-            model = SPARC(dict.fromkeys(x, 64), n_latents=512, k=16, generator=torch.Generator().manual_seed(0))
+            start = torch.Generator().manual_seed(0)
+            model = SPARC(dict.fromkeys(x, 64), n_latents=512, k=16, generator=start)
             codes = encode_store(model, x, "independent")
 
             old, luck = 0.3 / np.arange(1, 61) ** 0.7, draw.random((2000, 60))
             other = np.random.default_rng(1).random((2000, 60))
-            labels = {"old": luck < old, "equal": luck < old.mean(), "rarer": luck < old / 10, "seed": other < old}
-            jaccard = {name: jaccard_per_latent(label_counts(codes, true)).mean() for name, true in labels.items()}
+            labels = {"old": luck < old, "equal": luck < old.mean(), "rarer": luck < old / 10}
+            labels["seed"] = other < old
+            jaccard = {}
+            for name, true in labels.items():
+                jaccard[name] = jaccard_per_latent(label_counts(codes, true)).mean()
             answer = max(("equal", "rarer", "seed"), key=lambda name: abs(jaccard[name] - jaccard["old"]))
         """,
         wrong=('answer = "equal"', 'answer = "seed"'),
-        remark="The number of labelled samples behind a latent makes the value, and the random partners follow it.",
+        remark="The number of labelled samples behind a latent makes the value; random partners follow it.",
     ),
     4: Exercise(
         judge=judge_pair,
@@ -141,7 +146,8 @@ EXERCISES = {
             noise = np.random.default_rng(0).standard_normal((2000, 64), np.float32)
             same = torch.nn.functional.normalize(torch.from_numpy(noise))
             x = {"image": same, "text": same}
-            model = SPARC({"image": 64, "text": 64}, n_latents=512, k=16, generator=torch.Generator().manual_seed(0))
+            start = torch.Generator().manual_seed(0)
+            model = SPARC(dict.fromkeys(x, 64), n_latents=512, k=16, generator=start)
             codes = encode_store(model, x, "independent")
             apart = retrieval_metrics(codes["text"], codes["image"]).recall[1]
             model.encoder["text"].data = model.encoder["image"].data.clone()

@@ -24,10 +24,10 @@ LEAST = 0.005  # of all samples: the best latents fire on at least so many
 
 
 class Exhibit(NamedTuple):
-    """One latent. why: "best", "random" or "". concept: the column of a vocabulary that names it, by `lift_names`
-    on its strongest samples in any stream, or NO_NAME; `share` of these are so, `base` of all samples are.
-    jaccard: its hierarchical Jaccard, or NaN. top[stream]: store rows of its strongest distinct images, best
-    first."""
+    """One latent. why: "best", "random" or "". concept: the column of a vocabulary that names it, by
+    `lift_names` on its strongest samples in any stream, or NO_NAME; `share` of these are so, `base` of all
+    samples are. jaccard: its hierarchical Jaccard, or NaN. top[stream]: store rows of its strongest distinct
+    images, best first."""
 
     latent: int
     why: str
@@ -147,7 +147,7 @@ def gallery(
         title = "no name"
         if exhibit.concept != NO_NAME:
             name = literal(words.terms[exhibit.concept])
-            title = f"{name} in {exhibit.share:.0%} of its strongest samples ({exhibit.base:.1%} of all)"
+            title = f"{name}: {exhibit.share:.0%} of its strongest samples, {exhibit.base:.1%} of all"
         if not np.isnan(exhibit.jaccard):
             title += f" · Jaccard {exhibit.jaccard:.2f}"
         right.set_title(title, fontsize=9, fontweight="normal")

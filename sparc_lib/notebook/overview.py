@@ -219,7 +219,7 @@ def noise_control(axes: Sequence[Axes], means: pd.DataFrame, chance: float) -> N
     """
     jaccard = Bar(means.jaccard.to_dict(), INK, "same latent in both streams")
     floor = Bar(means.floor.to_dict(), CONTROL_COLOUR, "random partners")
-    recall = Bar(means.recall.to_dict(), INK, "first caption is the right one")
+    recall = Bar(means.recall.to_dict(), INK, "the right image comes first")
     by_chance = Bar(dict.fromkeys(means.index, chance), CONTROL_COLOUR, "chance")
     grouped_bars(axes[0], [jaccard, floor], label="{} codes".format, number="{:.2f}")
     grouped_bars(axes[1], [recall, by_chance], label="{} codes".format, number="{:.4f}")
