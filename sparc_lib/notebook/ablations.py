@@ -35,8 +35,9 @@ def sweep_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axe
     above = len(controls) > 0 and controls.min() > rows[rows.model == "trained"].value.max()
     if above:
         text = f"untrained, above this scale:\n{controls.min():.2f} to {controls.max():.2f}"
+        paper = dict(facecolor="white", edgecolor="none", pad=1)  # no grid line through the words
         look = dict(transform=ax.transAxes, ha="right", va="top", color=INK_OF_CONTROLS, fontsize=8)
-        ax.text(0.98, 0.98, text, **look)
+        ax.text(0.98, 0.98, text, bbox=paper, **look)
     for gate, of_gate in rows.groupby("gate"):
         runs = of_gate[of_gate.model == "trained"]
         band = runs.groupby("x").value.agg(["mean", "min", "max"])
