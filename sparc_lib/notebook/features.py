@@ -31,6 +31,7 @@ def zipf(ax: Axes, counts: pd.Series, exponent: float, named: int = 5) -> Axes:
         look = dict(xytext=(5, 4), textcoords="offset points", fontsize=8)
         ax.annotate(literal(ordered.index[i]), (rank[i], ordered.iloc[i]), **look)
     ax.set(xlabel="rank of the class", ylabel="image-caption pairs")
+    ax.grid(visible=False)  # lines would cross the names
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")  # 1, 10, 100 instead of powers of ten
