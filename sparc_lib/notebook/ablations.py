@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ GATE_COLOURS = {"global": setting_colour("global_lambda1"), "local": setting_col
 GATE_NAMES = {"global": "Global TopK", "local": "Local TopK"}
 GATE_MARKS = {"global": "o", "local": "s"}
 GATE_DASHES = {"global": "--", "local": ":"}  # of the untrained model
+INK_OF_CONTROLS = "#666666"  # grey that can be read
 PARAMETER_NAMES = {"cross_weight": "λ", "k": "k", "n_latents": "number of latents L"}
 
 
@@ -24,11 +25,19 @@ def sweep_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axe
     """One measure along one parameter, from `ablations.along` (gate, model, seed, x, value).
 
     Trained runs: the mean over seeds in a band from lowest to highest, every seed a mark. Untrained ones:
-    grey; where they do not depend on the parameter, across the whole panel. `own`: the profile's value, in
-    bold. Values stand at equal distances, which is nearly a log scale and has room for 0.
+    grey; where they do not depend on the parameter, across the whole panel. If all of them lie above all
+    trained runs they are named at the top instead, for a scale that held them would hide what training does.
+    `own`: the profile's value, in bold. Values stand at equal distances, nearly a log scale with room for 0.
     """
     xs = sorted(rows[rows.model == "trained"].x.unique())
     place = {x: i for i, x in enumerate(xs)}
+    controls = rows[rows.model == "untrained"].value
+    above = len(controls) > 0 and controls.min() > rows[rows.model == "trained"].value.max()
+    if above:
+        text = f"untrained, above this scale:\n{controls.min():.2f} to {controls.max():.2f}"
+        paper = dict(facecolor="white", edgecolor="none", pad=1)  # no grid line through the words
+        look = dict(transform=ax.transAxes, ha="right", va="top", color=INK_OF_CONTROLS, fontsize=8)
+        ax.text(0.98, 0.98, text, bbox=paper, **look)
     for gate, of_gate in rows.groupby("gate"):
         runs = of_gate[of_gate.model == "trained"]
         band = runs.groupby("x").value.agg(["mean", "min", "max"])
@@ -39,6 +48,8 @@ def sweep_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axe
         control = of_gate[of_gate.model == "untrained"].sort_values("x")
         look = dict(color=CONTROL_COLOUR, linestyle=GATE_DASHES[gate], linewidth=1.4)
         look["label"] = f"{GATE_NAMES[gate]}, untrained"
+        if above:
+            continue
         if len(control) == 1:
             ax.axhline(control.value.item(), **look)
         elif len(control):
@@ -54,9 +65,20 @@ def panels(
     axes = fig.subplots(1, len(shown), squeeze=False)[0]
     for ax, (metric, coding, title) in zip(axes, shown):
         sweep_curve(ax, along(table, profile, parameter, metric, coding), parameter, own)
-        ax.set(title=title, ylim=(0, None))
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        room = 1.2 if ax.texts else 1.0  # for the words on controls
+        ax.set(title=title, ylim=(0, room * ax.get_ylim()[1]))
+    legend_of_all(fig, axes)
     return fig
+
+
+def legend_of_all(fig: Figure, axes: Iterable[Axes]) -> None:
+    """One legend below the figure for all Axes, which need not show the same lines."""
+    handles = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    names = sorted(handles, key=lambda name: (name.endswith("untrained"), name))
+    fig.legend([handles[name] for name in names], names, loc="outside lower center", ncols=4)
 
 
 def difference_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axes:

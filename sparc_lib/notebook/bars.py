@@ -40,8 +40,8 @@ def grouped_bars(
     several.
 
     Groups stand in the order in which the bars name them. lines: {name: {group: level}}, dashed across the
-    group. label: from a group to the text below it. number: how to write a bar's height above it; None leaves
-    it out.
+    group. label: from a group to the text below it. number: how to write a bar's height above it, then
+    without grid lines, which would cross it.
     """
     groups = list(dict.fromkeys(group for bar in bars for group in bar.values))
     step = 0.8 / len(bars)
@@ -54,7 +54,7 @@ def grouped_bars(
         look = dict(color="black", linestyle=(0, (3, 1.5)), linewidth=1.3, zorder=3, label=name)
         ax.hlines(list(levels.values()), centres - 0.45, centres + 0.45, **look)
     ax.set_xticks(range(len(groups)), [literal(label(group)) for group in groups])
-    ax.grid(axis="x", visible=False)
+    ax.grid(axis="x" if number is None else "both", visible=False)
     return ax
 
 

@@ -1,34 +1,19 @@
-"""Figures of notebook 01: pairs with their captions, class frequencies, and the geometry of frozen
-features."""
+"""Figures of notebook 01: class frequencies, what captions tell, and the geometry of frozen features."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..data.instances import outlined
-from ..data.pairs import PairedDataset
 from ..profiles import Profile
 from .bars import Bar, grouped_bars
-from .pictures import captioned
 from .style import CONTROL_COLOUR, legend_below, literal, stream_colour, stream_name
-
-
-def contact_sheet(axes: Iterable[Axes], data: PairedDataset, rows: Iterable[int], width: int = 31) -> None:
-    """One pair per Axes: its picture, instances outlined where they are known, its caption below in lines of
-    `width`."""
-    pictures, captions = [], []
-    for row in rows:
-        picture = np.asarray(data.image(row).convert("RGB"))
-        masks = [instance.mask for instance in data.masks(row)]
-        pictures.append(outlined(picture, np.stack(masks)) if masks else picture)
-        captions.append(data.captions[row])
-    captioned(axes, pictures, captions, width)
 
 
 def zipf(ax: Axes, counts: pd.Series, exponent: float, named: int = 5) -> Axes:
@@ -46,8 +31,11 @@ def zipf(ax: Axes, counts: pd.Series, exponent: float, named: int = 5) -> Axes:
         look = dict(xytext=(5, 4), textcoords="offset points", fontsize=8)
         ax.annotate(literal(ordered.index[i]), (rank[i], ordered.iloc[i]), **look)
     ax.set(xlabel="rank of the class", ylabel="image-caption pairs")
-    ax.xaxis.set_major_formatter("{x:g}")  # 1, 10, 100 instead of powers of ten
-    ax.yaxis.set_major_formatter("{x:g}")
+    ax.grid(visible=False)  # lines would cross the names
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")  # 1, 10, 100 instead of powers of ten
+        axis.set_minor_formatter(NullFormatter())
     ax.legend()
     return ax
 
@@ -58,28 +46,17 @@ def share_bars(ax: Axes, shares: pd.Series) -> Axes:
     bars = ax.barh([literal(name) for name in upwards.index], upwards.values, color=stream_colour("clip_txt"))
     ax.bar_label(bars, [f"{share:.0%}" for share in upwards.values], padding=3)
     ax.set_xlim(0, 1.1)
-    ax.grid(axis="y", visible=False)
+    ax.grid(visible=False)  # lines would cross the percentages
     return ax
 
 
 def stream_bars(
-    ax: Axes,
-    shipped: Mapping[str, float],
-    control: Mapping[str, float],
-    card: Mapping[str, float] | None = None,
-    number: str = "{:.2f}",
+    ax: Axes, shipped: Mapping[str, float], control: Mapping[str, float], number: str = "{:.2f}"
 ) -> Axes:
-    """Per stream a coloured bar (shipped weights), a grey one (random weights) and, where there is one, the
-    card's number as a diamond."""
+    """Per stream a coloured bar (shipped weights) and a grey one (random weights), their numbers above."""
     trained = Bar(shipped, {stream: stream_colour(stream) for stream in shipped})
-    grouped_bars(
-        ax, [trained, Bar(control, CONTROL_COLOUR, "random weights")], label=stream_name, number=number
-    )
-    if card:
-        places = [list(shipped).index(stream) - 0.4 for stream in card]
-        look = dict(color="white", markeredgecolor="black", markersize=6, label="encoder's card")
-        ax.plot(places, list(card.values()), "D", **look)
-    ax.margins(y=0.12)
+    random = Bar(control, CONTROL_COLOUR, "random weights")
+    grouped_bars(ax, [trained, random], label=stream_name, number=number).margins(y=0.12)
     return ax
 
 
@@ -104,17 +81,20 @@ def effective_rank(shares: np.ndarray) -> float:
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
-def recall_curve(ax: Axes, ranks: np.ndarray, colour: str, label: str, oracle: float | None = None) -> Axes:
-    """Share of queries (`ranks` from 1, [n]) with their positive among the first k; `oracle`: the best
-    possible R@1, a star unless it is not known (None, NaN)."""
+def recall_curve(ax: Axes, ranks: np.ndarray, colour: str, label: str) -> Axes:
+    """Share of queries (`ranks` from 1, [n]) with their positive among the first k."""
     k = np.arange(1, min(100, len(ranks)) + 1)
     ax.semilogx(k, (np.asarray(ranks)[None] <= k[:, None]).mean(1), color=colour, linewidth=2, label=label)
-    if oracle is not None and np.isfinite(oracle):
-        look = dict(color=colour, markersize=13, clip_on=False, label=f"R@1 of a perfect reader, {label}")
-        ax.plot(1, oracle, "*", **look)
     ax.set(xlabel="k", ylabel="recall at k", ylim=(0, 1.03))
     ax.xaxis.set_major_formatter("{x:g}")
     return ax
+
+
+def best_possible(ax: Axes, recall_1: float) -> None:
+    """A star at k = 1 for the R@1 of a perfect reader, unless it is not known (NaN)."""
+    if np.isfinite(recall_1):
+        look = dict(color="black", markersize=12, clip_on=False, zorder=5)
+        ax.plot(1, recall_1, "*", label="R@1 of a perfect reader", **look)
 
 
 def card_scores(profile: Profile) -> dict[str, dict[str, float]]:

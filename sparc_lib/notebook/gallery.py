@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..concepts import NO_NAME, FoundLatent, lift_names, strongest
+from ..concepts import NO_NAME, ConceptNames, FoundLatent, lift_names, strongest
 from ..data.knowledge import Vocabulary
 from ..data.pairs import PairedDataset
 from ..store.reader import FeatureStore
@@ -24,10 +24,10 @@ LEAST = 0.005  # of all samples: the best latents fire on at least so many
 
 
 class Exhibit(NamedTuple):
-    """One latent. why: "best" or "random". concept: the column of a vocabulary that names it, by `lift_names`
-    on its strongest samples in any stream, or NO_NAME; `share` of these are so, `base` of all samples are.
-    jaccard: its hierarchical Jaccard, or NaN. top[stream]: store rows of its strongest distinct images, best
-    first."""
+    """One latent. why: "best", "random" or "". concept: the column of a vocabulary that names it, by
+    `lift_names` on its strongest samples in any stream, or NO_NAME; `share` of these are so, `base` of all
+    samples are. jaccard: its hierarchical Jaccard, or NaN. top[stream]: store rows of its strongest distinct
+    images, best first."""
 
     latent: int
     why: str
@@ -78,30 +78,43 @@ def exhibits(
 
 
 def namesakes(
-    codes: Mapping[str, sp.csr_matrix], store: FeatureStore, words: Vocabulary, n: int = 3, n_top: int = 5
+    codes: Mapping[str, sp.csr_matrix],
+    store: FeatureStore,
+    words: Vocabulary,
+    names: ConceptNames,
+    kinds: Sequence[str] = (),
+    n: int = 3,
+    n_top: int = 5,
 ) -> list[Exhibit]:
-    """The latents that all streams name alike, most firmly first, one of each kind of facts; or fewer.
+    """Latents that all streams name alike: the firmest of each of the `kinds` of facts, then of the others.
 
-    How firmly: by the stream that is least sure (`ConceptNames.firm`). codes and words as for `exhibits`.
+    How firmly: by the stream that is least sure (`ConceptNames.firm`). codes and words as for `exhibits`;
+    names: `lift_names` of these. At most n, and fewer if fewer kinds of names are in common.
     """
-    names = lift_names(codes, words.true, words.terms)
-    named = np.stack(list(names.named.values()))
-    alike = (named == named[0]).all(0) & (named[0] != NO_NAME)
+    common = names_alike(names)
     firm = np.min([names.firm(stream) for stream in codes], axis=0)
     base = np.asarray(words.true.mean(0)).ravel()
-    best_of_kind: dict[str, int] = {}
-    for latent in np.argsort(-np.where(alike, firm, -np.inf), kind="stable")[: alike.sum()]:
-        best_of_kind.setdefault(words.kinds[named[0, latent]], int(latent))
+    best_of_kind: dict[str, int] = dict.fromkeys(kinds, NO_NAME)
+    for latent in np.argsort(-firm, kind="stable"):
+        kind = words.kinds[common[latent]]
+        if common[latent] != NO_NAME and best_of_kind.get(kind, NO_NAME) == NO_NAME:
+            best_of_kind[kind] = int(latent)
     chosen = []
-    for latent in list(best_of_kind.values())[:n]:
-        concept = int(named[0, latent])
+    for latent in [latent for latent in best_of_kind.values() if latent != NO_NAME][:n]:
+        concept = int(common[latent])
         share = float(np.mean([purity[latent] for purity in names.purity.values()]))
         top = {
             stream: strongest(matrix.tocsc()[:, [latent]], store.image_ids, n_top)
             for stream, matrix in codes.items()
         }
-        chosen.append(Exhibit(latent, "named alike", concept, share, float(base[concept]), np.nan, top))
+        chosen.append(Exhibit(latent, "", concept, share, float(base[concept]), np.nan, top))
     return chosen
+
+
+def names_alike(names: ConceptNames) -> np.ndarray:
+    """[n_latents]: the name that all streams give a latent, NO_NAME where they differ or one gives none."""
+    named = np.stack(list(names.named.values()))
+    return np.where((named == named[0]).all(0), named[0], NO_NAME)
 
 
 def _larger(one: sp.csr_matrix, other: sp.csr_matrix) -> sp.csr_matrix:
@@ -121,7 +134,8 @@ def gallery(
     panels = fig.subplots(len(shown), 2, width_ratios=[1, 1.12], squeeze=False)
     for (left, right), exhibit in zip(panels, shown):
         _scenes(left, exhibit, pictures, words, columns)
-        left.set_title(f"Latent {exhibit.latent} ({exhibit.why})", fontsize=9)
+        why = f" ({exhibit.why})" if exhibit.why else ""
+        left.set_title(f"Latent {exhibit.latent}{why}", fontsize=9)
         lines = []
         rows = exhibit.top.get(TEXT, ())
         for row, carries in zip(rows, _carries(words, rows, exhibit.concept)):
@@ -133,7 +147,7 @@ def gallery(
         title = "no name"
         if exhibit.concept != NO_NAME:
             name = literal(words.terms[exhibit.concept])
-            title = f"{name} in {exhibit.share:.0%} of its strongest samples ({exhibit.base:.1%} of all)"
+            title = f"{name}: {exhibit.share:.0%} of its strongest samples, {exhibit.base:.1%} of all"
         if not np.isnan(exhibit.jaccard):
             title += f" · Jaccard {exhibit.jaccard:.2f}"
         right.set_title(title, fontsize=9, fontweight="normal")

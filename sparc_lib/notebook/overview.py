@@ -16,7 +16,7 @@ from ..data.instances import class_mask, outlined
 from ..data.pairs import PairedDataset
 from ..miniworld.names import display_names
 from ..miniworld.scenes import Scene
-from .bars import Bar, grouped_bars, values_by
+from .bars import Bar, grouped_bars
 from .pictures import show
 from .style import CONTROL_COLOUR, literal, remark, stream_colour, stream_name
 
@@ -211,17 +211,17 @@ def _layers(ax: Axes, layers: Mapping[str, np.ndarray], shape: tuple[int, ...]) 
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
 
 
-def noise_control(axes: Sequence[Axes], results: pd.DataFrame, chance: float) -> None:
-    """Two Axes: Jaccard beside its label-permutation null, and R@1 beside `chance`, under both codings.
+def noise_control(axes: Sequence[Axes], means: pd.DataFrame, chance: float) -> None:
+    """Two Axes: Jaccard beside that of random partners, and R@1 beside `chance`, under both codings.
 
-    results: one row a seed and coding, with the columns coding, jaccard, null and recall.
+    means: one row a coding (index), with the columns jaccard, floor and recall, means over the seeds.
     """
-    jaccard = Bar(values_by(results, "coding", "jaccard"), INK)
-    null = Bar(values_by(results, "coding", "null"), CONTROL_COLOUR, "labels shuffled")
-    recall = Bar(values_by(results, "coding", "recall"), INK)
-    grouped_bars(axes[0], [jaccard, null], label="{} codes".format, number="{:.2f}")
-    grouped_bars(axes[1], [recall], label="{} codes".format, number="{:.4f}")
-    axes[1].axhline(chance, color=CONTROL_COLOUR, linewidth=2, label=f"chance, {chance:.4f}")
+    jaccard = Bar(means.jaccard.to_dict(), INK, "same latent in both streams")
+    floor = Bar(means.floor.to_dict(), CONTROL_COLOUR, "random partners")
+    recall = Bar(means.recall.to_dict(), INK, "the right image comes first")
+    by_chance = Bar(dict.fromkeys(means.index, chance), CONTROL_COLOUR, "chance")
+    grouped_bars(axes[0], [jaccard, floor], label="{} codes".format, number="{:.2f}")
+    grouped_bars(axes[1], [recall, by_chance], label="{} codes".format, number="{:.4f}")
     for ax, label in zip(axes, ("Jaccard, mean over latents", "R@1, text to image"), strict=True):
-        ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.22), yticks=np.linspace(0, 1, 6), ylabel=label)
+        ax.set(xlim=(-0.6, 1.6), ylim=(0, 1.3), yticks=np.linspace(0, 1, 6), ylabel=label)
         ax.legend(loc="upper right", fontsize=9)

@@ -12,7 +12,7 @@ from sparc_lib.data.knowledge import caption_facts, known_oracle, known_scenes, 
 from sparc_lib.miniworld.reader import readers_bound
 from sparc_lib.miniworld.scenes import make_scene
 from sparc_lib.notebook import overview as plots_overview
-from sparc_lib.notebook.features import recall_curve
+from sparc_lib.notebook.features import best_possible
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,10 @@ def test_scenes_are_facts_and_photographs_are_not(sets):
     for name in ("coco", "open_images"):
         assert known_scenes(sets[name]) == ([], []) and np.isnan(known_oracle([], [])).all()
     fig, ax = plt.subplots()
-    recall_curve(ax, np.array([1, 2, 3]), "black", "captions", known_oracle([], []).text_to_image)
-    assert len(ax.lines) == 1  # no star for an oracle that is not known
+    best_possible(ax, known_oracle([], []).text_to_image)
+    assert not ax.lines  # no star for an oracle that is not known
+    best_possible(ax, 0.9)
+    assert len(ax.lines) == 1
     plt.close(fig)
 
 

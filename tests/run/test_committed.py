@@ -138,10 +138,6 @@ def l0_and_dead():
     return settings_by(result("02_l0_and_dead"), index, columns)
 
 
-def noise():
-    return result("00_noise_control").groupby("coding").mean(numeric_only=True)
-
-
 def numbers_by_claim():
     grouped = result("09_numbers").groupby("claim", sort=False)
     return grouped.agg(published=("id", "size"), measured_here=("here", "count"))
@@ -154,7 +150,6 @@ def gates():
 # Printed tables that are made of a saved one: a piece of the cell's last line -> how.
 DERIVED = {
     "means.rename(index=show.method_name)": gates,
-    "mean.round(4)": noise,
     "life.round(3)": l0_and_dead,
     "means.rename(index=setting_name)": both_means,
     'rescaled="place"': places,
@@ -338,3 +333,27 @@ def test_the_sentence_of_the_readme_on_joint_codes_is_that_of_notebook_04():
     means = joint.groupby("setting").jaccard.mean()
     for printed, setting in zip(shown.groups(), ("global_lambda1", "local_lambda1")):
         assert agrees(printed, means[setting])
+
+
+# ------------------------------------------------- notebook 00
+
+WHAT_HOLDS = {  # claim as notebook 00 has it: its id in the scorecard
+    "Coded alone, Global TopK with $\\lambda = 1$ finds most partners": "retrieval_best",
+    "Without shared gate and cross-reconstruction, nothing is found": "local0_nothing",
+    "The shared gate costs some self-reconstruction": "self_cost",
+    "A latent is alive in all streams or in none": "none_mixed",
+    "The shared gate rebuilds other streams better": "cross_gain",
+    "The shared gate aligns concepts (Jaccard, joint codes)": "jaccard_order",
+    "A caption points at its object in DINO's picture": "segmentation_dino",
+    "Its heatmaps are better than those of Local TopK": "segmentation_gate",
+}
+
+
+def test_the_verdicts_in_notebook_00_are_those_of_the_scorecard():
+    verdicts = result("09_scorecard").set_index("id").verdict
+    cells = nbformat.read(NOTEBOOKS[0], as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for claim, name in WHAT_HOLDS.items():
+        assert f"| {claim} | {verdicts[name]} |" in text, f"00: {claim}: {verdicts[name]}"
+    (table,) = re.findall(r"\| claim of the paper \| here \|\n\|---\|---\|\n((?:\|.*\n?)+)", text)
+    assert len(table.strip().splitlines()) == len(WHAT_HOLDS)
