@@ -1,5 +1,4 @@
-"""Figures of notebook 04: the taxonomy, alignment by depth, patterns of life, kinds of
-facts."""
+"""Figures of notebook 04: the taxonomy, alignment by depth, patterns of life, kinds of facts."""
 
 from __future__ import annotations
 
@@ -52,8 +51,8 @@ def tree(
         for child_y in ys:
             xs = [level + 0.62, level + 0.8, level + 0.97]
             ax.plot(xs, [y, child_y, child_y], color="#BBBBBB", lw=0.8, zorder=1)
-        look = dict(fontsize=9, va="center", ha="center", color=FAINT, bbox=on_white, zorder=2)
-        ax.text(level + 1 / 3, y, name, **look)
+        look = dict(fontsize=9, va="center", ha="right", color=FAINT, bbox=on_white, zorder=2)
+        ax.text(level + 0.58, y, name, **look)
         return y
 
     for branch in branches:
@@ -106,7 +105,7 @@ def jaccard_by_depth(ax: Axes, table: pd.DataFrame, controls: pd.DataFrame) -> A
         label = kind if setting == controls.setting.iloc[0] else None
         dashes = ":" if kind == "untrained" else "--"
         mean = rows.groupby("depth").jaccard.mean()
-        ax.plot(mean.index, mean, color=CONTROL_COLOUR, lw=1.2, ls=dashes, label=label)
+        ax.plot(mean.index, mean, color=CONTROL_COLOUR, lw=1.5, ls=dashes, label=label, zorder=4)
     for setting, rows in table.groupby("setting", sort=False):
         mean = rows.groupby("depth").jaccard.mean()
         colour = setting_colour(setting)
