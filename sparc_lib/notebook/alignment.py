@@ -1,5 +1,4 @@
-"""Figures of notebook 04: the taxonomy, one latent's counts, alignment by depth, patterns of life, firing
-density."""
+"""Figures of notebook 04: the taxonomy, alignment by depth, patterns of life, kinds of facts."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from matplotlib.axes import Axes
 
 from ..studies.tables import by_setting
 from ..taxonomy import Taxonomy
-from .bars import Bar, grouped_bars
-from .style import CONTROL_COLOUR, literal, setting_colour, setting_name, stream_colour, stream_name
+from .bars import Bar, grouped_bars, values_by
+from .style import CONTROL_COLOUR, literal, setting_colour, setting_name
 
 PATTERN_COLOURS = {"all alive": "#404040", "2 of 3": "#8F8F8F", "1 of 3": "#CFCFCF", "all dead": "#FFFFFF"}
 FAINT = "#555555"
@@ -42,18 +41,18 @@ def tree(
         ys = [place(child, level + 1) for child in children]
         if more:
             ys.append(float(next(heights)))
-            look = dict(fontsize=7.5, va="center", color=FAINT, style="italic")
+            look = dict(fontsize=9, va="center", color=FAINT, style="italic")
             ax.text(level + 1, ys[-1], f"and {more} more", **look)
         if not ys:
             y = float(next(heights))
-            ax.text(level, y, name, fontsize=8, va="center", color="black", bbox=on_white, zorder=2)
+            ax.text(level, y, name, fontsize=9.5, va="center", color="black", bbox=on_white, zorder=2)
             return y
         y = (ys[0] + ys[-1]) / 2
         for child_y in ys:
             xs = [level + 0.62, level + 0.8, level + 0.97]
             ax.plot(xs, [y, child_y, child_y], color="#BBBBBB", lw=0.8, zorder=1)
-        look = dict(fontsize=7.5, va="center", ha="center", color=FAINT, bbox=on_white, zorder=2)
-        ax.text(level + 1 / 3, y, name, **look)
+        look = dict(fontsize=9, va="center", ha="right", color=FAINT, bbox=on_white, zorder=2)
+        ax.text(level + 0.58, y, name, **look)
         return y
 
     for branch in branches:
@@ -96,25 +95,6 @@ def _shown_children(
     return children[:most], len(children) - most
 
 
-def latent_counts(ax: Axes, counts: Mapping[str, np.ndarray], buckets: Sequence[str], most: int = 10) -> Axes:
-    """Label counts of one latent, {stream: [buckets]}, as bars side by side; the `most` frequent buckets, as
-    the title says where there are more."""
-    order = np.argsort(-sum(counts.values()), kind="stable")[:most]
-    bars = []
-    for stream, values in counts.items():
-        heights = {buckets[i]: values[i] for i in order}
-        bars.append(Bar(heights, stream_colour(stream), stream_name(stream)))
-    grouped_bars(ax, bars)
-    for tick in ax.get_xticklabels():
-        tick.set(rotation=25, ha="right")
-    if len(buckets) > most:
-        note = f"the {most} largest of {len(buckets)} groups"
-        ax.set_title(note, loc="right", fontsize=9, fontweight="normal")
-    ax.set_ylabel("samples $n_{l,s}[c]$")
-    ax.legend()
-    return ax
-
-
 def jaccard_by_depth(ax: Axes, table: pd.DataFrame, controls: pd.DataFrame) -> Axes:
     """Mean Jaccard against the taxonomy's depth: a line per setting through the mean over its seeds, seeds as
     dots.
@@ -125,7 +105,7 @@ def jaccard_by_depth(ax: Axes, table: pd.DataFrame, controls: pd.DataFrame) -> A
         label = kind if setting == controls.setting.iloc[0] else None
         dashes = ":" if kind == "untrained" else "--"
         mean = rows.groupby("depth").jaccard.mean()
-        ax.plot(mean.index, mean, color=CONTROL_COLOUR, lw=1.2, ls=dashes, label=label)
+        ax.plot(mean.index, mean, color=CONTROL_COLOUR, lw=1.5, ls=dashes, label=label, zorder=4)
     for setting, rows in table.groupby("setting", sort=False):
         mean = rows.groupby("depth").jaccard.mean()
         colour = setting_colour(setting)
@@ -153,6 +133,19 @@ def tree_curves(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
+def kind_bars(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Share of the facts of a kind that have a latent, a bar a setting; mean over seeds, seeds as dots.
+
+    table: rows (setting, seed, kind, out_of, share) of `studies.facts`; below a kind stands how many facts it
+    has.
+    """
+    size = dict(zip(table.kind, table.out_of))
+    bars = []
+    for setting, rows in table.groupby("setting", sort=False):
+        bars.append(Bar(values_by(rows, "kind", "share"), setting_colour(setting), setting_name(setting)))
+    return grouped_bars(ax, bars, label=lambda kind: f"{kind}\n({size[kind]})")
+
+
 def pattern_bars(ax: Axes, table: pd.DataFrame) -> Axes:
     """Shares of latents by the number of streams they live in, mean over seeds; rows of one coding, trained
     models."""
@@ -176,18 +169,4 @@ def pattern_bars(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set_xticks(range(len(settings)), [literal(setting_name(s)) for s in settings], rotation=20, ha="right")
     ax.set(ylabel="share of latents", ylim=(0, 1.001))
     ax.grid(axis="x", visible=False)
-    return ax
-
-
-def density_histogram(ax: Axes, density: Mapping[str, np.ndarray], n_samples: int) -> Axes:
-    """How many latents fire on which share of the samples, {stream: [n_latents]}; log scale, dead ones
-    apart."""
-    bins = np.logspace(np.log10(0.7 / n_samples), 0, 20)
-    for stream, share in density.items():
-        label = f"{stream_name(stream)}: {np.mean(share == 0):.0%} never fire"
-        look = dict(histtype="step", lw=1.8, color=stream_colour(stream), label=label)
-        ax.hist(share[share > 0], bins, **look)
-    ax.set(xscale="log", xlabel="share of samples on which a latent fires", ylabel="latents")
-    ax.margins(y=0.35)  # room for the legend
-    ax.legend(fontsize=8, loc="upper right")
     return ax

@@ -1,53 +1,22 @@
-"""Figures of notebook 02: gates at work, loss curves, and what a trained SPARC reconstructs."""
+"""Figures of notebook 02: loss curves, what a trained SPARC reconstructs, and how its cost grows."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..model import Codes
-from .bars import setting_bars, values_by
+from .bars import Bar, grouped_bars, values_by
 from .style import (
     CONTROL_COLOUR,
     MORE_STREAM_COLOURS,
     legend_below,
     setting_colour,
     setting_name,
-    stream_colour,
-    stream_name,
 )
 
 RANDOM = "random encoders"
 SIZES = {"N": "samples N", "L": "latents L", "k": "active latents k", "M": "streams M"}
 MARKERS = ("o", "s", "^", "D")
-
-
-def gate_picture(ax: Axes, codes: Codes, row: int) -> Axes:
-    """The latents selected for sample `row`, a line per stream: filled where z > 0, hollow where ReLU cut it
-    to 0.
-
-    Columns are all latents that some stream selected, those of most streams first.
-    """
-    chosen = {stream: code.indices[row].tolist() for stream, code in codes.items()}
-    union = set().union(*chosen.values())
-    votes = {latent: sum(latent in latents for latents in chosen.values()) for latent in union}
-    place = {latent: x for x, latent in enumerate(sorted(union, key=lambda latent: (-votes[latent], latent)))}
-    square = dict(marker="s", s=34)
-    for y, (stream, code) in enumerate(codes.items()):
-        active = (code.values[row] > 0).cpu().numpy()
-        x = np.array([place[latent] for latent in chosen[stream]])
-        colour = stream_colour(stream)
-        ax.scatter(x[active], np.full(active.sum(), y), color=colour, **square)
-        ax.scatter(x[~active], np.full((~active).sum(), y), facecolor="white", edgecolor=colour, **square)
-    ax.scatter([], [], color=CONTROL_COLOUR, label="active (z > 0)", **square)
-    cut = dict(facecolor="white", edgecolor=CONTROL_COLOUR, label="selected, cut by ReLU")
-    ax.scatter([], [], **cut, **square)
-    ax.set_yticks(range(len(codes)), [stream_name(stream) for stream in codes])
-    ax.set(ylim=(len(codes) - 0.5, -0.5), xlim=(-1, len(place)), xticks=[])
-    ax.set_xlabel("latents selected by any stream")
-    ax.grid(visible=False)
-    return ax
 
 
 def curves(ax: Axes, history: pd.DataFrame, term: str, stream: str | None = None) -> Axes:
@@ -70,20 +39,35 @@ def curves(ax: Axes, history: pd.DataFrame, term: str, stream: str | None = None
     return ax
 
 
-def reconstruction(ax: Axes, scores: pd.DataFrame, mean_predictor: float, random_mean: float) -> Axes:
-    """Bars of one metric, all streams averaged: settings with their seeds, then a SPARC on random encoders,
-    in grey.
+def reconstruction(ax: Axes, scores: pd.DataFrame, linear: tuple[str, float]) -> Axes:
+    """Bars of one metric, all streams averaged: the settings and, in grey, a SPARC on random encoders.
 
-    scores: rows (run, setting, seed, value) of one metric, kind and coding; run is one of "trained",
-    "untrained" (grey marks) and "random encoders". Dashed: what predicting the mean scores on the shipped
-    encoders (`mean_predictor`) and on the random ones (`random_mean`).
+    Filled bars have joint codes, hatched ones independent codes; every seed is a dot, the untrained model a
+    grey mark. scores: rows (run, setting, seed, coding, value) of one kind; run is one of "trained",
+    "untrained" and "random encoders". linear: name and level of a linear map, drawn as a line; dashed at 1,
+    the mean predictor.
     """
-    by_seed = scores.groupby(["run", "setting", "seed"], sort=False).value.mean().reset_index()
-    trained = values_by(by_seed[by_seed.run == "trained"], "setting", "value")
-    untrained = values_by(by_seed[by_seed.run == "untrained"], "setting", "value")
-    heights = trained | {RANDOM: by_seed[by_seed.run == RANDOM].value.tolist()}
-    levels = dict.fromkeys(trained, mean_predictor) | {RANDOM: random_mean}
-    return setting_bars(ax, heights, {"untrained": untrained}, {"mean predictor": levels})
+    keys = ["run", "setting", "seed", "coding"]
+    by_seed = scores.groupby(keys, sort=False).value.mean().reset_index()
+    trained = by_seed[by_seed.run == "trained"]
+    colours = {setting: setting_colour(setting) for setting in trained.setting.unique()}
+    colours[RANDOM] = CONTROL_COLOUR
+    bars = []
+    for coding, hatch in (("joint", ""), ("independent", "////")):
+        runs = {name: rows[rows.coding == coding] for name, rows in by_seed.groupby("run")}
+        heights = values_by(runs["trained"], "setting", "value")
+        heights[RANDOM] = runs[RANDOM].value.tolist()
+        untrained = values_by(runs["untrained"], "setting", "value")
+        bars.append(Bar(heights, colours, controls={"untrained": untrained}, hatch=hatch))
+    grouped_bars(ax, bars, label=lambda name: setting_name(name).replace(" ", "\n"))
+    for hatch, coding in (("", "joint codes"), ("////", "independent codes")):
+        face = "white" if hatch else "#404040"
+        ax.bar([0], [0], facecolor=face, edgecolor="#404040", hatch=hatch, label=coding)
+    name, level = linear
+    ax.axhline(level, color="black", lw=1.3, label=name, zorder=3)
+    ax.axhline(1, color="black", lw=1, ls="--", label="mean predictor", zorder=1)
+    ax.set_ylim(bottom=0)
+    return ax
 
 
 def growth(ax: Axes, table: pd.DataFrame, variable: str) -> Axes:

@@ -3,12 +3,15 @@
 import json
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from standins import META
 
 from sparc_lib.miniworld.names import display_names, hierarchy
 from sparc_lib.miniworld.scenes import MiniWorldDataset
-from sparc_lib.notebook.alignment import tree, tree_panels
+from sparc_lib.notebook.alignment import kind_bars, tree, tree_panels
 from sparc_lib.taxonomy import Taxonomy, read_class_descriptions
+
+KINDS = [("class", 122, 0.0), ("colour", 11, 0.5)]
 
 
 def texts(taxonomy, names, depth, most):
@@ -46,3 +49,12 @@ def test_the_miniature_world_is_shown_whole():
     assert sorted(b for p in panels for b in p) == sorted(
         n for n, d in taxonomy.graph.nodes(data="depth") if d == 1
     )
+
+
+def test_kinds_of_facts_say_how_many_there_are():
+    rows = [("global_lambda1", seed, kind, n, share) for seed in (0, 1) for kind, n, share in KINDS]
+    fig, ax = plt.subplots()
+    kind_bars(ax, pd.DataFrame(rows, columns=["setting", "seed", "kind", "out_of", "share"]))
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["class\n(122)", "colour\n(11)"]
+    assert [bar.get_height() for bar in ax.patches] == [0.0, 0.5]
+    plt.close(fig)

@@ -15,6 +15,22 @@ def ax():
     plt.close(fig)
 
 
+def test_reconstruction_has_two_bars_a_setting_and_a_line_for_the_linear_map(ax):
+    keys = ["run", "setting", "seed", "coding", "value"]
+    rows = []
+    for seed in (0, 1):
+        for coding, value in (("joint", 0.2), ("independent", 0.4)):
+            rows.append(("trained", "global_lambda1", seed, coding, value + 0.1 * seed))
+            rows.append(("random encoders", "global_lambda1", seed, coding, 2 * value))
+    rows += [("untrained", "global_lambda1", 0, coding, 0.9) for coding in ("joint", "independent")]
+    show.reconstruction(ax, pd.DataFrame(rows, columns=keys), ("PCA", 0.5))
+    heights = [round(bar.get_height(), 6) for bar in ax.patches if bar.get_height()]
+    assert heights == [0.25, 0.4, 0.45, 0.8]
+    assert sorted(line.get_ydata()[0] for line in ax.get_lines()) == [0.5, 1]
+    labels = ax.get_legend_handles_labels()[1]
+    assert {"joint codes", "independent codes", "PCA", "mean predictor", "untrained"} == set(labels)
+
+
 def test_growth_draws_a_line_a_part_and_names_its_exponent(ax):
     rows = [("step", "L", 10, 1.0, 2.0), ("step", "L", 100, 100.0, 2.0), ("codes", "L", 10, 3.0, 0.0)]
     rows += [("codes", "L", 100, 3.0, 0.0), ("codes", "N", 5, 1.0, 1.0)]

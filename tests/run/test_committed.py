@@ -128,11 +128,6 @@ def places():
     return table.groupby(["model", "setting"], sort=False)[columns].mean()
 
 
-def patterns():
-    table = settings_by(result("04_patterns"), ["coding", "setting"], "pattern", model="trained")
-    return table.assign(mixed=table["1 of 3"] + table["2 of 3"])
-
-
 def l0_and_dead():
     index, columns = ["setting", "coding"], ["metric", "source"]
     return settings_by(result("02_l0_and_dead"), index, columns)
@@ -153,9 +148,7 @@ DERIVED = {
     "life.round(3)": l0_and_dead,
     "means.rename(index=setting_name)": both_means,
     'rescaled="place"': places,
-    "leak.loc[": codes_that_leak,
     "leak.round(3)": codes_that_leak,
-    'shares.rename(index=setting_name).style.format("{:.1%}")': patterns,
     'numbers.groupby("claim"': numbers_by_claim,
 }
 NO_RESULT = (  # what was used, not what was found
@@ -175,8 +168,6 @@ def expected(notebook, source):
         if piece in end:
             return numeric_rows(make())
     saved = re.findall(r'save_table\(.*?, profile, "(\w+)"\)', source)
-    if end == "depths":  # saved in the next cell
-        saved = ["04_beside_paper"]
     assert saved, f"{notebook.name}: a printed table is neither saved nor DERIVED from a saved one: {end}"
     return list(chain.from_iterable(numeric_rows(result(name)) for name in saved))
 
