@@ -240,13 +240,16 @@ def _as_control(maps: Maps, name: str) -> Maps:
 
 
 def supervised_maps(
-    encoder: DinoEncoder | ClipEncoder, train: AnnotatedImages, data: AnnotatedImages
+    encoder: DinoEncoder | ClipEncoder,
+    train: AnnotatedImages,
+    data: AnnotatedImages,
+    least_cover: float = 0.5,
 ) -> np.ndarray:
     """What patch tokens allow when masks may be learned from: probabilities, [n_regions, rows, columns].
 
     Linear discriminant analysis of the last block's patch tokens into classes and background, fitted on the
-    masks of `train`; a patch belongs to the class that covers at least half of it. A class without a patch
-    there gets 0, as all do without masks.
+    masks of `train`; a patch belongs to the class that covers at least `least_cover` of it, the last of them
+    if there are several. A class without a patch there gets 0, as all do without masks.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # takes a second to import
 
@@ -256,7 +259,7 @@ def supervised_maps(
         return maps
     truth = np.full((len(train.ids), *grid), -1)
     for region, cover in zip(train.regions, train.cover(grid)):
-        truth[region.image][cover >= 0.5] = region.concept
+        truth[region.image][cover >= least_cover] = region.concept
     tokens = _patch_tokens(encoder, train, range(len(train.ids)))
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=1e-3)
     model.fit(tokens.reshape(truth.size, -1), truth.ravel())

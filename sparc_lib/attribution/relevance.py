@@ -128,6 +128,11 @@ def match_target(image: Code, text: Code) -> Tensor:
     return (image.values.unsqueeze(2) * text.values.unsqueeze(1) * same).sum((1, 2))
 
 
+def weighted_target(code: Code, weights: Tensor) -> Tensor:
+    """sum_l w_l z_l of every sample, [B]. weights [B, n_latents], of either sign."""
+    return (code.values * weights.gather(1, code.indices)).sum(1)
+
+
 def similarity_target(image: Trace, text: Trace) -> Tensor:
     """CLIP's cosine of image and text, [B]: the baseline."""
     return (image.unit * text.unit).sum(1)

@@ -114,14 +114,14 @@ def annotated_images(
         if data.knows_masks:
             for one in data.masks(row):
                 if not one.crowd and one.mask.sum() >= max(min_pixels, 1):
-                    instances.setdefault(one.column, []).append(_encode(one.mask))
+                    instances.setdefault(one.column, []).append(encode_mask(one.mask))
         else:
             instances = {column: [] for column in data.labels[[row]].indices.tolist()}
         regions += [Region(number, concept, tuple(codes)) for concept, codes in instances.items()]
     return AnnotatedImages(ids, data.classes, regions, lambda i: data.image(row_of[ids[i]]).convert("RGB"))
 
 
-def _encode(mask: np.ndarray) -> dict:
+def encode_mask(mask: np.ndarray) -> dict:
     return rle.encode(np.asfortranarray(mask, np.uint8))
 
 
@@ -239,7 +239,7 @@ def mask_map(
     for region, mask, score in zip(data.regions, masks, scores):
         regions_of_class[region.concept] += 1
         key = {"image_id": regions_of_class[region.concept], "category_id": region.concept}
-        detections.append(key | {"segmentation": _encode(mask), "score": float(score)})
+        detections.append(key | {"segmentation": encode_mask(mask), "score": float(score)})
         for code in region.instances:
             extent = {"segmentation": code, "iscrowd": 0, "area": float(rle.area(code))}
             annotations.append(key | extent | {"id": len(annotations) + 1})

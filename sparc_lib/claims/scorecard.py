@@ -206,7 +206,7 @@ def link(table: str) -> str:
 def markdown(card: Scorecard, profile: str) -> str:
     """The scorecard as a page: totals, one short table a group, and a fold a claim with all its tests."""
     table = score_table(card).set_index("id")
-    total = ", ".join(f"{verdict}: {n}" for verdict, n in card.counts().items())
+    total = ", ".join(f"{verdict}: {n}" for verdict, n in card.counts().items() if n)
     lines = [
         f"# Scorecard, profile `{profile}`",
         "",
@@ -214,25 +214,44 @@ def markdown(card: Scorecard, profile: str) -> str:
         "",
         "*Forced*: true as stated, but a control that cannot have the property has it too. *Open*: the seeds "
         "overlap. Verdicts follow by rule (`sparc_lib/claims/verdicts.py`, `claims.yaml`) from the tables in "
-        "this folder. Sizes differ from the paper's, so rules ask for order, sign and shares.",
+        "this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. Numbers are "
+        "means over seeds, published ones stand in brackets; each fold has ranges, notes and every test.",
         "",
     ]
     for group in dict.fromkeys(table.group):
         judged = [one for one in card.judgements if one.claim.group == group]
-        lines += [f"## {group}", "", "| claim | here | decisive control | verdict |", "|---|---|---|---|"]
+        lines += [
+            f"## {group}",
+            "",
+            "| verdict | claim | here [published] | what decides |",
+            "|---|---|---|---|",
+        ]
         for one in judged:
-            control = decisive(one.controls)
             cells = (
-                one.claim.name,
-                table.here[one.claim.id],
-                control or "",
                 f"{SYMBOLS[one.verdict]} {one.verdict}",
+                one.claim.name,
+                _brief(one.claim.show, card.quantities.found),
+                str(decisive(one.conditions, one.controls)),
             )
-            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
         for one in judged:
             lines += _fold(one, table.loc[one.claim.id])
     return "\n".join(lines)
+
+
+def _brief(labels: Mapping[str, str], found: Mapping[str, Sample], most: int = 4) -> str:
+    """Means of the first quantities shown, two digits each, with the published number in brackets."""
+    published_id = {counterpart(key): key for key in published()}
+    parts = []
+    for label, key in list(labels.items())[:most]:
+        if key not in found:
+            continue
+        text = f"{label}: {number(found[key].mean, digits=2)}"
+        if key in published_id:
+            text += f" [{number(published_value(published_id[key]), digits=2)}]"
+        parts.append(text)
+    return "; ".join(parts)
 
 
 def _fold(judged: Judgement, row: pd.Series) -> list[str]:

@@ -62,11 +62,11 @@ class Sample(NamedTuple):
         return f"{number(self.mean)} ({number(self.low)} to {number(self.high)})"
 
 
-def number(x: float) -> str:
-    """Three significant digits, at most four decimals, for tables and sentences."""
+def number(x: float, digits: int = 3) -> str:
+    """So many significant digits, at most one decimal more than digits, for tables and sentences."""
     if x == 0 or abs(x) >= 1000:
         return f"{x:.0f}"
-    decimals = int(np.clip(2 - np.floor(np.log10(abs(x))), 0, 4))
+    decimals = int(np.clip(digits - 1 - np.floor(np.log10(abs(x))), 0, digits + 1))
     text = f"{x:.{decimals}f}"
     return text.lstrip("-") if float(text) == 0 else text
 
@@ -159,11 +159,17 @@ def decide(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> V
     return "holds" if of_controls <= {"shown"} else "open"
 
 
-def decisive(controls: Sequence[Outcome]) -> Outcome | None:
-    """The control that decides: the first whose contrary is shown, else the first that is open, else the
-    first; None without controls."""
+def decisive(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> Outcome:
+    """The test that decides a verdict, to be shown in its line.
+
+    Where the conditions do not carry the claim: the first of them that fails, else the first that is open or
+    was not measured. Otherwise the first control whose contrary is shown, else the first that is open or was
+    not measured, else the first control, which passed; without controls the first condition.
+    """
     order: tuple[Result | None, ...] = ("contrary", "open", None, "shown")
-    return min(controls, key=lambda outcome: order.index(outcome.result), default=None)
+    carried = all(outcome.result == "shown" for outcome in conditions)
+    candidates = (controls or conditions) if carried else conditions
+    return min(candidates, key=lambda outcome: order.index(outcome.result))
 
 
 def because(conditions: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> str:

@@ -47,7 +47,10 @@ def above(statement: str, high: Numbers, low: Numbers, profile: str = "mini", ma
     lowest, highest = float(np.min(high)), float(np.max(low))
     holds = lowest - highest > margin
     if profile != "mini":
-        print(f"--  {statement}: {'so' if holds else 'not so'} on {profile}")
+        outcome = "so" if holds else "not so"
+        if math.isnan(lowest - highest):
+            outcome = "not measurable"
+        print(f"--  {statement}: {outcome} on {profile}")
         return
     if not holds:
         raise AssertionError(

@@ -41,11 +41,10 @@ IN_PAPER = {
     "04_concept_alignment": "Jaccard, dead latents, probes",
     "05_retrieval": "retrieval (Table 5)",
     "06_attribution_heatmaps": "heatmaps, segmentation",
-    "07_open_questions": "discussion, limits",
+    "07_open_questions": "heatmaps of parts, common concepts",
     "08_better_gates": "method (gate)",
     "09_claims_scorecard": "all headline claims",
 }
-PLANNED = {"07_open_questions": "What does the paper leave open, and what can be answered here?"}
 
 
 def notebook_map() -> str:
@@ -54,7 +53,7 @@ def notebook_map() -> str:
     lines = ["| notebook | question | in the paper | state |", "|---|---|---|---|"]
     for stem, section in IN_PAPER.items():
         file = paths.notebooks_dir() / f"{stem}.ipynb"
-        name, question, state = stem, PLANNED.get(stem, ""), "planned"
+        name, question, state = stem, "", "planned"
         if file.exists():
             name, state = f"[{stem}]({file.name})", "here"
             question = _title(json.loads(file.read_text(encoding="utf-8"))) or question

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.axes import Axes
 
 from ..claims.scorecard import Scorecard
-from ..claims.verdicts import Outcome, Verdict
+from ..claims.verdicts import Outcome, Verdict, decisive
 from .style import CONTROL_COLOUR
 
 # Okabe-Ito; the shapes tell the verdicts apart without colour.
@@ -23,17 +25,16 @@ OUTCOMES = {
     "open": dict(marker="s", markersize=8, color="black", markerfacecolor="white"),
     None: dict(marker="_", markersize=8, color="black", markerfacecolor="none"),
 }
-FIRST_CONDITION, FIRST_CONTROL, STEP = (
-    1.2,
-    4.2,
-    0.55,
-)  # where the marks of the outcomes begin, and how far apart
+FIRST_CONDITION, FIRST_CONTROL, STEP = 0.8, 3.2, 0.38  # where the marks begin, and how far apart they are
+WIDTH, TEXT = 90, 6.7  # of the deciding test: letters a line, and the room they take
 
 
 def verdict_chart(ax: Axes, card: Scorecard) -> Axes:
-    """Rows: claims by group. Columns: verdict; one mark a condition, one a control: filled if shown,
-    a cross if the contrary is, hollow if open, a dash if it was not measured."""
+    """Rows: claims by group. Columns: verdict; one mark a condition, one a control: filled if shown, a cross
+    if the contrary is, hollow if open, a dash if it was not measured; and the test that decides, in words."""
     y, places, names, group = 0.0, [], [], None
+    most_controls = max(len(judged.controls) for judged in card.judgements)
+    words = FIRST_CONTROL + 0.5 + STEP * most_controls
     for judged in card.judgements:
         if judged.claim.group != group:
             y, group = y + 1.3, judged.claim.group
@@ -42,14 +43,16 @@ def verdict_chart(ax: Axes, card: Scorecard) -> Axes:
         _verdict_mark(ax, [0], [y], judged.verdict, size=12)
         _outcomes(ax, FIRST_CONDITION, y, judged.conditions)
         _outcomes(ax, FIRST_CONTROL, y, judged.controls)
+        deciding = str(decisive(judged.conditions, judged.controls))
+        ax.text(words, y, textwrap.fill(deciding, WIDTH), va="center", fontsize=8, linespacing=1.0)
         places.append(y)
         names.append(judged.claim.name)
     ax.text(0, 0.2, "verdict", ha="center", va="center", fontsize=9.5)
     ax.text(FIRST_CONDITION, 0.2, "conditions", va="center", fontsize=9.5)
     ax.text(FIRST_CONTROL, 0.2, "controls", va="center", fontsize=9.5)
-    most_controls = max(len(judged.controls) for judged in card.judgements)
+    ax.text(words, 0.2, "what decides", va="center", fontsize=9.5)
     ax.set_yticks(places, names)
-    ax.set(ylim=(y + 0.8, -0.4), xlim=(-0.4, FIRST_CONTROL + 0.4 + STEP * most_controls), xticks=[])
+    ax.set(ylim=(y + 0.8, -0.4), xlim=(-0.4, words + TEXT), xticks=[])
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)

@@ -69,7 +69,7 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
         "train": train.digest,
         "noise": noise.digest,
         "test": pairs_of(profile, "test"),
-        "code": code_of("studies"),
+        "code": code_of("studies/heatmaps"),
     }
 
     def make() -> dict[str, pd.DataFrame]:

@@ -258,7 +258,7 @@ def trained_rival(profile: Profile, name: str, seed: int, store: FeatureStore) -
         fitted = train_rival(name, model.to(device), store.resident(device), config)
         torch.save(fitted.cpu().state_dict(), partial / "model.pt")
 
-    inputs = run_inputs(profile, setting, seed, store) | {"kind": name, "code": code_of("studies")}
+    inputs = run_inputs(profile, setting, seed, store) | {"kind": name, "code": code_of("studies/rivals")}
     folder = stage("baseline", inputs, build)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     if name == "crosscoder":

@@ -1,8 +1,9 @@
-"""Which code a stage's result hangs on: the sources of its rooms and of every file that these import."""
+"""Which code a stage's result hangs on: the sources of its files or rooms and of all that these import."""
 
 import ast
 import hashlib
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -11,7 +12,8 @@ NOT_CODE = "weights"  # folders of weights, which stages name by their fingerpri
 
 
 def code_of(*names: str, library: Path = LIBRARY) -> dict[str, str]:
-    """{file: SHA-256} of rooms ("features"), core files ("training"), and all of the library they import.
+    """{file: SHA-256} of rooms ("features"), files ("training", "studies/tables"), and all of the library
+    that they import.
 
     Comments, docstrings and layout do not count, so only what can change a result changes the hashes.
     Raises FileNotFoundError for a name that is neither a room nor a file.
@@ -28,8 +30,19 @@ def code_of(*names: str, library: Path = LIBRARY) -> dict[str, str]:
     return dict(sorted(hashes.items()))
 
 
+def home(function: Callable, library: Path = LIBRARY) -> tuple[str, ...]:
+    """The files of the library that define a function, as `code_of` takes them: of a `partial` also those of
+    the functions among its arguments. Functions from elsewhere, such as a test's own, have none."""
+    if isinstance(function, partial):
+        inner = [function.func, *function.args, *function.keywords.values()]
+        return tuple(dict.fromkeys(name for part in inner if callable(part) for name in home(part, library)))
+    package, *rest = getattr(function, "__module__", "").split(".")
+    name = "/".join(rest)
+    return (name,) if package == library.name and (library / f"{name}.py").is_file() else ()
+
+
 def _files(library: Path, name: str) -> list[Path]:
-    """The core file of this name, or all files of the room: Python and data, not weights."""
+    """The file of this name, or all files of the room: Python and data, not weights."""
     core_file, room = library / f"{name}.py", library / name
     if core_file.is_file():
         return [core_file]

@@ -16,7 +16,7 @@ from ..profiles import Profile, Setting, SparcSpec
 from ..store.reader import FeatureStore
 from .parallel import each
 from .runs import best_device, features, run_inputs, trained, untrained
-from .sources import code_of
+from .sources import code_of, home
 from .stages import is_finished, table_stage
 
 KINDS = ("trained", "untrained", "random encoders")
@@ -61,7 +61,8 @@ def table(
 
     measure(model, stores, run) -> table: gets the run's SPARC in evaluation mode on the best device (None for
         setting None) and the features of the `splits`. It must pickle: a function, or a `partial` of one.
-    inputs: whatever decides the numbers besides runs, features and code (see `stages.stage`).
+    inputs: whatever decides the numbers besides runs, features and code (see `stages.stage`); code is that of
+        this file, of the file that defines the measure, and of all that they import.
 
     Each run is a stage: a killed table goes on where it was, and runs that differ in nothing that decides (an
     untrained SPARC does not depend on λ) are measured once. Runs work side by side as `parallel.each` says.
@@ -112,7 +113,7 @@ def _task(
         "also": run.also,
         "stores": {split: store.digest for split, store in stores.items()},
         "inputs": inputs,
-        "code": code_of("studies"),
+        "code": code_of("studies/tables", *home(measure)),
     }
     return _Task(name, profile, run, measure, folders, key)
 

@@ -8,9 +8,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sparc_lib.attribution.segmentation import (
     AnnotatedImages,
     Region,
-    _encode,
     annotated_images,
     contrast,
+    encode_mask,
     mask_map,
     otsu_masks,
     overlap,
@@ -112,7 +112,7 @@ def test_mask_map_by_hand():
     """One class, three images: hits and misses in order of score give a precision envelope to draw."""
     size = np.zeros((10, 10), bool)
     box = lambda a, b: np.logical_or(size, (np.arange(10)[:, None] >= a) & (np.arange(10)[:, None] < b))  # noqa: E731
-    regions = [Region(i, 0, (_encode(box(0, 5)),)) for i in range(3)]
+    regions = [Region(i, 0, (encode_mask(box(0, 5)),)) for i in range(3)]
     data = AnnotatedImages(list("abc"), ["x"], regions, lambda i: None)
     assert mask_map([box(0, 5)] * 3, np.array([0.9, 0.8, 0.7]), data) == pytest.approx(1)
     miss_first = mask_map([box(8, 10), box(0, 5), box(0, 5)], np.array([0.9, 0.8, 0.7]), data)
@@ -197,7 +197,7 @@ def test_several_instances_of_a_class_are_one_region():
     """One detection a region can meet one of two objects only: recall 1/2 at best for this class."""
     left, right = np.zeros((2, 20, 40), bool)
     left[5:15, :10] = right[5:15, 20:30] = True
-    regions = [Region(0, 0, (_encode(left), _encode(right))), Region(0, 1, (_encode(left),))]
+    regions = [Region(0, 0, (encode_mask(left), encode_mask(right))), Region(0, 1, (encode_mask(left),))]
     data = AnnotatedImages(["a"], ["dog", "cat"], regions, lambda i: None)
     assert mask_map([r.mask() for r in regions], np.ones(2), data) == pytest.approx((0.5 + 1) / 2, abs=0.01)
 

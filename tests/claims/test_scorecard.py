@@ -19,7 +19,7 @@ from sparc_lib.claims.scorecard import (
     score_table,
     scorecard,
 )
-from sparc_lib.claims.verdicts import Sample, examine
+from sparc_lib.claims.verdicts import Sample, decisive, examine
 from sparc_lib.notebook import style as plots
 from sparc_lib.notebook.scorecard import verdict_chart
 from sparc_lib.profiles import Setting
@@ -139,6 +139,14 @@ def test_the_card_as_tables_page_and_figure():
     assert file.name == "scorecard.md" and file.read_text() == page and len(list(file.parent.iterdir())) == 1
     ax = verdict_chart(plots.plt.figure().subplots(), card)
     assert [label.get_text() for label in ax.get_yticklabels()] == [claim.name for claim in load_claims()]
+    first = str(decisive(card.judgements[0].conditions, card.judgements[0].controls))
+    assert first in page and first in [text.get_text().replace("\n", " ") for text in ax.texts]
+
+
+def test_a_line_of_the_page_shows_the_published_number_in_brackets():
+    page = markdown(scorecard(MINI), "mini")
+    (line,) = [line for line in page.splitlines() if "| The shared gate aligns concepts |" in line]
+    assert "[0.80]" in line and " to " not in line
 
 
 def test_published_counts_become_shares_and_other_numbers_stay():

@@ -67,10 +67,19 @@ def test_every_verdict_follows_from_the_outcomes(conditions, controls, verdict):
     assert decide([outcome(result) for result in conditions], [outcome(r) for r in controls]) == verdict
 
 
-def test_the_decisive_control_is_the_one_that_speaks_against():
+def test_where_the_conditions_carry_the_claim_a_control_decides():
+    passed = [outcome(S)]
     controls = [outcome(S), outcome(U), outcome(C), outcome(None)]
-    assert decisive(controls) is controls[2] and decisive(controls[:2]) is controls[1]
-    assert decisive(controls[:1]) is controls[0] and decisive([]) is None
+    assert decisive(passed, controls) is controls[2]
+    assert decisive(passed, controls[:2]) is controls[1]
+    assert decisive(passed, controls[:1]) is controls[0]
+    assert decisive(passed) is passed[0]
+
+
+def test_where_they_do_not_the_condition_that_fails_decides():
+    conditions = [outcome(S), outcome(U), outcome(C)]
+    assert decisive(conditions, [outcome(C)]) is conditions[2]
+    assert decisive(conditions[:2], [outcome(C)]) is conditions[1]
 
 
 def test_a_claim_without_conditions_is_refused():

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import standins
 
-from sparc_lib.claims.published_numbers import reading
 from sparc_lib.data import coco, open_images
 from sparc_lib.data.drawn import DrawnDataset
 from sparc_lib.data.instances import exhibit
@@ -82,9 +81,3 @@ def test_one_image_is_drawn_and_described(sets, name, told):
     assert [len(ax.images) for ax in axes] == ([1, 0, 0] if name == "open_images" else [1, 1, 1])
     assert told in one_image(data, exhibit(data))
     plt.close(fig)
-
-
-def test_a_reading_without_its_numbers_says_why(capsys):
-    reading("the score is nan", "there are no masks")
-    out = capsys.readouterr().out
-    assert "nan" not in out

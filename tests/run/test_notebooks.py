@@ -15,10 +15,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from sparc_lib import paths
 
 NOTEBOOKS = sorted((paths.REPO / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+COMPUTED = re.compile(r"\breading\(|Reading\.|Markdown\(f")
+GUARD = re.compile(r"^(check|above|assert)\b", re.MULTILINE)
 MACHINE_PATH = re.compile(
     r"(?<![\w.~/$-])/(?:home|Users|root|work|tmp|mnt|opt|private|var/folders)/\w|[A-Z]:\\Users"
 )
-MAX_MEDIAN_LINES = 8
+MAX_MEDIAN_LINES, MAX_LINES = 6, 15
 
 
 def code_cells(notebook):
@@ -86,8 +88,35 @@ def defines_a_class(notebook):
     )
 
 
+def lines_of(notebook):
+    """Lines of each code cell that does something; what it imports does not count."""
+    counts = []
+    for cell in code_cells(notebook):
+        source = re.sub(r"^(from \S+ )?import (\([^)]*\)|.*)$", "", cell.source, flags=re.M)
+        lines = [line for line in source.splitlines() if line.strip()]
+        if lines:
+            counts.append(len(lines))
+    return counts
+
+
 def median_lines(notebook):
-    return statistics.median(len(cell.source.strip().splitlines()) for cell in code_cells(notebook))
+    return statistics.median(lines_of(notebook))
+
+
+def unguarded_readings(notebook):
+    """Readings in Markdown whose next cell does not check what they say."""
+    unguarded = []
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
+        a_reading = cell.cell_type == "markdown" and cell.source.startswith("**Reading.**")
+        guarded = after is not None and after.cell_type == "code" and GUARD.search(after.source)
+        if a_reading and not guarded:
+            unguarded.append(cell.source)
+    return unguarded
+
+
+def computed_prose(notebook):
+    """Cells that put sentences together: a reading is written by a person."""
+    return [cell.source for cell in code_cells(notebook) if COMPUTED.search(cell.source)]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
@@ -129,6 +158,13 @@ def test_no_papermill_leftovers(notebook):
 def test_code_stays_short_and_without_classes(notebook):
     assert not defines_a_class(notebook)
     assert median_lines(notebook) <= MAX_MEDIAN_LINES
+    assert max(lines_of(notebook)) <= MAX_LINES
+
+
+def test_readings_are_written_by_hand_and_guarded(notebook):
+    assert unguarded_readings(notebook) == []
+    assert computed_prose(notebook) == []
+    assert any(cell.source.startswith("**Reading.**") for cell in notebook.cells)
 
 
 # ------------------------------------------------- the guards above do guard
@@ -171,6 +207,18 @@ def test_each_fault_is_seen():
     assert defines_a_class(bad)
     bad.cells[1].source = "\n".join(f"x{i} = {i}" for i in range(20))
     assert median_lines(bad) > MAX_MEDIAN_LINES
+    bad.cells[1].source = "from x import (\n    a,\n    b,\n)\nimport c\n\ny = 1"
+    assert lines_of(bad)[0] == 1
+
+
+def test_a_reading_needs_its_guard_and_an_author():
+    notebook = sound()
+    notebook.cells.insert(1, new_markdown_cell("**Reading.** It works."))
+    assert unguarded_readings(notebook) == ["**Reading.** It works."]
+    notebook.cells.insert(2, new_code_cell('check("it works", 1, 1, 0, profile)'))
+    assert unguarded_readings(notebook) == [] == computed_prose(notebook)
+    notebook.cells[2].source = 'display(Markdown(f"It has {x}."))'
+    assert computed_prose(notebook) == [notebook.cells[2].source]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a stage's key holds of the code: everything that can change a result, and nothing else."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -8,8 +9,8 @@ import sys
 import pytest
 
 from sparc_lib import paths
-from sparc_lib.studies import sources
-from sparc_lib.studies.sources import LIBRARY, code_of
+from sparc_lib.studies import ablations, sources, trees
+from sparc_lib.studies.sources import LIBRARY, code_of, home
 
 
 @pytest.fixture
@@ -107,3 +108,19 @@ def test_data_files_of_a_room_count_with_any_of_its_files(copy):
 def test_unknown_names_are_refused():
     with pytest.raises(FileNotFoundError, match="'trainig' is neither a file nor a room"):
         code_of("trainig")
+
+
+def test_a_table_hangs_on_the_file_of_its_measure_and_not_on_other_tables(copy):
+    (measure,) = home(functools.partial(trees._measure, [], 3), LIBRARY)
+    assert measure == "studies/trees"
+    before = codes(copy, "studies/tables", measure)
+    assert {"studies/trees.py", "studies/tables.py", "nulls.py", "model.py"} <= set(before)
+    assert not {"studies/starts.py", "studies/rivals.py", "studies/ablations.py"} & set(before)
+    (copy / "studies" / "another.py").write_text("X = 1\n")
+    assert codes(copy, "studies/tables", measure) == before
+
+
+def test_functions_handed_to_a_measure_count():
+    both = functools.partial(trees._measure, ablations.values)
+    assert home(both) == ("studies/trees", "studies/ablations")
+    assert home(lambda: None) == () and home(functools.partial(print, 3)) == ()
