@@ -63,9 +63,7 @@ def _judge_relevance(function):
             return f"The row of token 0 is wanted, shape {list(wanted.shape)}; yours is {list(given.shape)}."
         if not torch.allclose(given, wanted, atol=1e-5):
             if blocks == 1:
-                return (
-                    "Not right for one block yet. ReLU, then the mean over heads; R starts as the identity."
-                )
+                return "Not right for one block yet. ReLU, then mean over heads; R starts as the identity."
             return (
                 f"Right for one block, not for {blocks} from block {start} on. Which block's step comes last?"
             )

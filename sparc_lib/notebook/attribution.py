@@ -215,7 +215,7 @@ def scores_by_method(ax: Axes, table: pd.DataFrame, measure: str, names: Sequenc
             ax.vlines(values.mean(), y - 0.32, y + 0.32, color=colour, lw=1.6, zorder=2)
     ax.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=8)
     ax.set(ylim=(len(names) - 0.4, -0.6))
-    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    ax.axvline(0, color="#404040", lw=0.8, zorder=1)  # so that the axis begins there
     ax.grid(axis="y", color="#EEEEEE")
     return ax
 

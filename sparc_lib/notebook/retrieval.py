@@ -110,7 +110,7 @@ def decoding_gain(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Ax
     ax.hlines(raw[column], np.array(places) - 0.4, np.array(places) + 0.4, **look)
     ax.scatter([], [], s=38, facecolor="white", edgecolor="black", label="by codes (open)")
     ax.set_xticks(range(len(ways)), [way.replace(" → ", "\n→ ") for way in ways])
-    ax.set_ylim(bottom=0)
+    ax.set(xlim=(-0.5, len(ways) - 0.5), ylim=(-0.01, None))
     ax.grid(axis="x", visible=False)
     return ax
 
