@@ -1,6 +1,7 @@
 """Shared by all tests: results and data go to a temporary folder, figures are drawn off screen."""
 
 import os
+import sys
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -17,6 +18,8 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARC_DATA", str(tmp_path / "data"))
     for variable in ("SPARC_PROFILE", "SPARC_PROFILES", "SPARC_NOTEBOOKS", "SPARC_REBUILD_BEFORE"):
         monkeypatch.delenv(variable, raising=False)
+    if "sparc_lib.studies.runs" in sys.modules:  # a test may put other weights where an earlier one had some
+        sys.modules["sparc_lib.studies.runs"].fingerprints.cache_clear()
     return tmp_path
 
 

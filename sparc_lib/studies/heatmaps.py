@@ -16,7 +16,7 @@ from ..attribution.segmentation import AnnotatedImages
 from ..data.catalogue import inputs as pairs_of
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
-from .runs import RANDOM, best_device, dataset, encoders, features
+from .runs import RANDOM, best_device, dataset, encoders, features, fingerprints
 from .sources import code_of
 from .stages import tables_stage
 from .tables import Run, model_of
@@ -60,12 +60,12 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     first = profile.seeds[0]
     runs = [Run("trained", setting, seed) for setting in settings for seed in profile.seeds]
     controls = [Run(model, settings[0], first) for model in ("untrained", "random encoders")]
-    pair, noise_pair = encoders(profile, device=best_device()), encoders(profile, RANDOM, best_device())
+    marks = fingerprints(profile)
     train, noise = features(profile, "train"), features(profile, "train", RANDOM)
     inputs = {
         "profile": dataclasses.replace(profile, name="any", description="any"),
-        "dino": pair[0].fingerprint,
-        "clip": pair[1].fingerprint,
+        "dino": marks.dino,
+        "clip": marks.clip,
         "train": train.digest,
         "noise": noise.digest,
         "test": pairs_of(profile, "test"),
@@ -73,6 +73,8 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     }
 
     def make() -> dict[str, pd.DataFrame]:
+        pair = encoders(profile, device=best_device())
+        noise_pair = encoders(profile, RANDOM, best_device())
         guides = []
         for run in runs:
             model = model_of(profile, run, train).to(best_device())

@@ -102,6 +102,20 @@ def encoders(
     return dino, clip
 
 
+class Fingerprints(NamedTuple):
+    """What tells an encoder's weights from all others, of both encoders."""
+
+    dino: str
+    clip: str
+
+
+@lru_cache(maxsize=16)
+def fingerprints(profile: Profile, random_weights: int | None = None) -> Fingerprints:
+    """Those of `encoders`. Building both takes a second or two, and every table asks for its features."""
+    dino, clip = encoders(profile, random_weights)
+    return Fingerprints(dino.fingerprint, clip.fingerprint)
+
+
 def features(
     profile: Profile,
     split: str,
@@ -116,10 +130,11 @@ def features(
     """
     if random_weights is not None:
         profile = control(profile)
-    dino, clip = encoders(profile, random_weights, best_device())
-    inputs = _feature_inputs(profile, split, dino, clip, single_captions)
+    marks = fingerprints(profile, random_weights)
+    inputs = _feature_inputs(profile, split, marks, single_captions)
 
     def task() -> Extraction:
+        dino, clip = encoders(profile, random_weights, best_device())
         data, workers = dataset(profile, split, single_captions), loaders(profile)
         return Extraction(data, dino, clip, profile.encoders.batch_size, workers, progress)
 
@@ -130,7 +145,7 @@ def features(
             each(encode_share, shares, f"features of {split}", world, progress=False)
         extract(task(), partial / "store", _blocks_folder(split, inputs))
 
-    expected = {"dino": dino.fingerprint, "clip_img": clip.fingerprint}
+    expected = {"dino": marks.dino, "clip_img": marks.clip}
     folder = stage(f"features-{split}", inputs, build)
     store = FeatureStore.open(folder / "store", expected)
     if store.manifest.skipped and keep_blocks(task(), store, _blocks_folder(split, inputs)):
@@ -166,10 +181,10 @@ def encode_share(
     """One process's part of `features`: blocks of the profile's split, left where it looks for them."""
     if random_weights is not None:
         profile = control(profile)
-    dino, clip = encoders(profile, random_weights, best_device())
-    inputs = _feature_inputs(profile, split, dino, clip)
+    inputs = _feature_inputs(profile, split, fingerprints(profile, random_weights))
     if is_finished(f"features-{split}", inputs):
         return
+    dino, clip = encoders(profile, random_weights, best_device())
     shown = progress and share.rank == 0
     batch_size, workers = profile.encoders.batch_size, loaders(profile)
     task = Extraction(dataset(profile, split), dino, clip, batch_size, workers, shown)
@@ -182,12 +197,10 @@ def _blocks_folder(split: str, inputs: dict) -> Path:
     return paths.data_root() / "blocks" / f"{split}-{digest}"
 
 
-def _feature_inputs(
-    profile: Profile, split: str, dino: DinoEncoder, clip: ClipEncoder, single_captions: bool = False
-) -> dict:
+def _feature_inputs(profile: Profile, split: str, marks: Fingerprints, single_captions: bool = False) -> dict:
     return data_sets.inputs(profile, split, single_captions) | {
-        "dino": dino.fingerprint,
-        "clip": clip.fingerprint,
+        "dino": marks.dino,
+        "clip": marks.clip,
         "batch_size": profile.encoders.batch_size,
         "code": code_of("features"),
     }

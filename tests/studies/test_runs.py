@@ -158,3 +158,16 @@ def test_the_name_of_a_setting_decides_nothing(profile, store):
     renamed = dataclasses.replace(setting, name="shared")
     workflow.trained(profile, setting, 0, store, progress=False)
     assert workflow.has_trained(profile, renamed, 0, store)
+
+
+def test_encoders_are_not_built_to_find_features_that_are_there(profile, monkeypatch):
+    """Every table asks for features; building two networks each time took a third of a notebook's time."""
+    first = workflow.features(profile, "test", progress=False)
+    monkeypatch.setattr(workflow, "encoders", lambda *a, **k: pytest.fail("encoders were built"))
+    assert workflow.features(profile, "test", progress=False).directory == first.directory
+
+
+def test_fingerprints_are_those_of_the_encoders(profile):
+    for weights in (None, 1):
+        dino, clip = workflow.encoders(profile, weights)
+        assert workflow.fingerprints(profile, weights) == (dino.fingerprint, clip.fingerprint)
