@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
@@ -19,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from PIL import Image
 
-from ..attribution.methods import CAPTION, CAPTION_SUM, NAMED, SUM
 from ..attribution.relevance import Word
+from ..attribution.segmentation import AnnotatedImages
 from .pictures import show
 from .style import CONTROL_COLOUR, literal, remark, stream_colour, stream_name
 
@@ -29,15 +27,15 @@ GAMMA = 0.5  # of the heat's scale: relevance has long tails
 SIDES = plt.get_cmap("BrBG")  # target against other, in colours that no heatmap has
 WORDS = plt.get_cmap("YlOrRd")
 REFERENCE_COLOUR = "#882255"
-SHAPES = {CAPTION: "o", SUM: "^", NAMED: "v", CAPTION_SUM: "P"}  # of SPARC's targets
+OUTLINE = "#FFFFFF"
+ELSEWHERE = "#E4E4E4"
 MARKS = {"baseline": ("black", "s"), "control": (CONTROL_COLOUR, "D"), "reference": (REFERENCE_COLOUR, "*")}
 LEGEND = {"control": "controls", "reference": "patch classifier, trained on masks"}
-GROUPS = ("reference", "baseline", "SPARC", "control")  # from the last drawn to the first in a legend
 
 
 def overlay(image: Image.Image, heat: np.ndarray, top: float) -> np.ndarray:
-    """The image in grey under its heatmap [rows, columns] on a square-root scale: 0 leaves it dim, `top` and
-    more glows. uint8 [H, W, 3]."""
+    """The image in grey under its heatmap [rows, columns], a square a patch, on a square-root scale: 0 leaves
+    it dim, `top` and more glows. uint8 [H, W, 3]."""
     grey = _grey(image)
     share = np.clip(_resized(heat, grey.shape[:2]) / max(top, 1e-30), 0, 1)[..., None] ** GAMMA
     glow = HEAT(share[..., 0])[..., :3]
@@ -59,8 +57,9 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _resized(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    batch = torch.as_tensor(heat, dtype=torch.float32)[None, None]
-    return F.interpolate(batch, size=size, mode="bilinear")[0, 0].numpy()
+    """Every pixel with its patch's value: what lies between patches nobody has measured."""
+    rows, columns = ((np.arange(n) * patches) // n for n, patches in zip(size, heat.shape))
+    return np.asarray(heat, np.float32)[np.ix_(rows, columns)]
 
 
 def heat_row(
@@ -70,23 +69,48 @@ def heat_row(
     label: str,
     top: float | None = None,
     colour: str = "black",
+    masks: Sequence[np.ndarray | None] = (),
 ) -> float:
     """Overlays of maps [n, rows, columns], one an Axes, on one scale up to `top` (default: the row's
-    maximum), which is returned. A map without any relevance says so."""
+    maximum), which is returned. A map without any relevance says so. masks: what to outline, bool [H, W]."""
     top = float(maps.max()) if top is None else top
-    for ax, image, heat in zip(axes, images, maps):
+    for ax, image, heat, mask in zip(axes, images, maps, masks or [None] * len(images)):
         show(ax, overlay(image, heat, top))
+        outline(ax, mask)
         if not heat.max() > 0:
             remark(ax, "no relevance", "white", size=7)
     row_label(axes[0], label, colour)
     return top
 
 
-def image_row(axes: Sequence[Axes], images: Sequence[Image.Image | np.ndarray], label: str = "") -> None:
-    """Plain pictures, one an Axes."""
-    for ax, image in zip(axes, images):
+def image_row(
+    axes: Sequence[Axes],
+    images: Sequence[Image.Image | np.ndarray],
+    label: str = "",
+    masks: Sequence[np.ndarray | None] = (),
+) -> None:
+    """Plain pictures, one an Axes. masks: what to outline, bool [H, W]."""
+    for ax, image, mask in zip(axes, images, masks or [None] * len(images)):
         show(ax, np.asarray(image))
+        outline(ax, mask)
     row_label(axes[0], label)
+
+
+def outline(ax: Axes, mask: np.ndarray | None) -> None:
+    """A white line, dark at its edge, around the mask bool [H, W]; nothing for None."""
+    if mask is None or not mask.any():
+        return
+    framed = np.pad(mask.astype(float), 1)  # closed also where the object leaves the picture
+    y, x = (np.arange(-1, n + 1) for n in mask.shape)
+    for colour, width in (("black", 2.4), (OUTLINE, 1.2)):
+        ax.contour(x, y, framed, [0.5], colors=colour, linewidths=width)
+    ax.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+
+
+def masks_of(data: AnnotatedImages, numbers: Sequence[int]) -> list[np.ndarray | None]:
+    """The masks of regions, bool [H, W] each; None where the data set does not know them."""
+    regions = [data.regions[number] for number in numbers]
+    return [region.mask() if region.instances else None for region in regions]
 
 
 def row_label(ax: Axes, label: str, colour: str = "black") -> None:
@@ -94,21 +118,25 @@ def row_label(ax: Axes, label: str, colour: str = "black") -> None:
     ax.set_ylabel(literal(label), fontsize=8.5, color=colour, fontweight="bold", labelpad=4)
 
 
-def heat_scale(fig: Figure, axes, label: str = "relevance, share of the row's maximum") -> None:
-    """One slim colour bar for all overlays."""
-    _slim_bar(fig, axes, ScalarMappable(PowerNorm(GAMMA, 0, 1), HEAT), [0, 0.1, 0.25, 0.5, 1], label)
-
-
-def sides_scale(
-    fig: Figure, axes, first: str, second: str, label: str = "share of the scene's largest difference"
+def heat_scale(
+    fig: Figure, axes, label: str = "relevance, share of the row's maximum", shrink: float = 0.5
 ) -> None:
-    """The colour bar of `difference_overlay`, with what speaks for the `first` on top."""
-    bar = _slim_bar(fig, axes, ScalarMappable(Normalize(-1, 1), SIDES), [-1, 0, 1], label)
-    bar.ax.set_yticklabels([f"1 {second}", "0", f"1 {first}"])
+    """One slim colour bar below all overlays."""
+    mapped = ScalarMappable(PowerNorm(GAMMA, 0, 1), HEAT)
+    _slim_bar(fig, axes, mapped, [0, 0.1, 0.25, 0.5, 1], label, shrink)
 
 
-def _slim_bar(fig: Figure, axes, mapped: ScalarMappable, ticks: Sequence[float], label: str) -> Colorbar:
-    bar = fig.colorbar(mapped, ax=axes, shrink=0.5, aspect=30, pad=0.015, ticks=ticks)
+def sides_scale(fig: Figure, axes, first: str, second: str, label: str = "", shrink: float = 0.9) -> None:
+    """The colour bar of `difference_overlay`, with what speaks for the `first` on the right."""
+    bar = _slim_bar(fig, axes, ScalarMappable(Normalize(-1, 1), SIDES), [-1, 0, 1], label, shrink)
+    bar.ax.set_xticklabels([second, "0", first])
+
+
+def _slim_bar(
+    fig: Figure, axes, mapped: ScalarMappable, ticks: Sequence[float], label: str, shrink: float
+) -> Colorbar:
+    look = dict(location="bottom", shrink=shrink, fraction=0.03, aspect=40 * shrink, pad=0.015)
+    bar = fig.colorbar(mapped, ax=axes, ticks=ticks, **look)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7, length=0)
     bar.ax.minorticks_off()
@@ -164,39 +192,22 @@ def _word(text: str, share: float, size: float) -> TextArea:
     return TextArea(literal(text), textprops=dict(size=size, color=colour, bbox=box))
 
 
-def concept_counts(ax: Axes, counts: pd.DataFrame, frequency: np.ndarray, named: int = 5) -> Axes:
-    """Latents per class in any stream (open) and in every stream (full) against the share of samples that
-    show it; frequency [n_classes] in the table's order. The classes with most latents are named."""
-    ring = dict(s=26, facecolor="none", edgecolor=CONTROL_COLOUR, label="in any stream")
-    ax.scatter(frequency, counts["any"], **ring)
-    ax.scatter(frequency, counts["every"], s=20, color="black", linewidth=0, label="in every stream")
-    for label in counts["any"].nlargest(named).index:
-        at, top = frequency[counts.index.get_loc(label)], counts["any"][label]
-        ax.vlines(at, counts["every"][label], top, color="#DDDDDD", lw=1, zorder=0)
-        ax.annotate(literal(label), (at, top), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    ax.set(xscale="log", xlabel="share of test samples that show the class", ylabel="latents named after it")
-    ax.legend(fontsize=8, loc="upper left")
-    return ax
-
-
 def _look_of(row: pd.Series) -> tuple[str, str]:
-    """(colour, marker) of a method: SPARC in its stream's colour, its shape the target; others as `MARKS`
-    says."""
-    if row.group in MARKS:
-        return MARKS[row.group]
-    return stream_colour(row.stream), SHAPES.get(row.target, "o")
+    """(colour, marker) of a method: SPARC in its stream's colour, others as `MARKS` says."""
+    return MARKS.get(row.group, (stream_colour(row.stream), "o"))
 
 
 def scores_by_method(ax: Axes, table: pd.DataFrame, measure: str, names: Sequence[str]) -> Axes:
     """A line a method: marks are seeds, the bar their mean. SPARC in its stream's colour, controls grey,
-    baselines black, the reference a star. table: rows of a report's summary with a column "name"; names: from
-    top to bottom."""
+    baselines black, the reference a star. table: rows of a report's summary; names: targets from top to
+    bottom, of which the table may lack some."""
     if table[measure].isna().all():
         return not_measurable(ax)
     for y, name in enumerate(names):
-        rows = table[table.name == name]
+        rows = table[table.target == name]
+        if rows.empty:
+            continue
         colour, mark = _look_of(rows.iloc[0])
-        mark = mark if rows.iloc[0].group in MARKS else "o"  # targets are written at the axis
         values = rows[measure].to_numpy()
         look = dict(s=55 if mark == "*" else 22, color=colour, marker=mark, alpha=0.85, linewidth=0, zorder=3)
         ax.scatter(values, np.full(len(values), y), **look)
@@ -204,7 +215,7 @@ def scores_by_method(ax: Axes, table: pd.DataFrame, measure: str, names: Sequenc
             ax.vlines(values.mean(), y - 0.32, y + 0.32, color=colour, lw=1.6, zorder=2)
     ax.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=8)
     ax.set(ylim=(len(names) - 0.4, -0.6))
-    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    ax.axvline(0, color="#404040", lw=0.8, zorder=1)  # so that the axis begins there
     ax.grid(axis="y", color="#EEEEEE")
     return ax
 
@@ -228,45 +239,29 @@ def method_key() -> list[Line2D]:
     return handles
 
 
-def target_against_other(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Axes:
-    """Chance to point at the asked-for object against that to point at the other one; saliency lies on the
-    diagonal.
+def pointing_bars(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Axes:
+    """Where the brightest patch lies, a bar a method that adds up to 1: on the object asked for, elsewhere,
+    on the other object. The mean over seeds.
 
-    table: rows of a report's summary with a column "name". Small marks are seeds, large ones their mean;
-    colour is the stream, shape the target, and open marks are joint coding."""
+    table: rows of a report's summary of one stream; names: targets from top to bottom, of which the table may
+    lack some."""
     if table.at_target.isna().all():
         return not_measurable(ax)
-    limit = 1.08 * table[["at_target", "at_other"]].to_numpy().max()
-    ax.plot([0, limit], [0, limit], color=CONTROL_COLOUR, lw=1, ls="--", zorder=1)
-    note = dict(color=CONTROL_COLOUR, fontsize=8, ha="right", rotation=45, rotation_mode="anchor")
-    ax.text(0.97 * limit, 0.93 * limit, "saliency", **note)
-    firsts = {name: table[table.name == name].iloc[0] for name in names}
-
-    def order(name: str) -> tuple[int, bool, str]:
-        return GROUPS.index(firsts[name].group), firsts[name].stream != "dino", name
-
-    labelled: set[str] = set()
-    for name in sorted(names, key=order):
-        rows, first = table[table.name == name], firsts[name]
-        colour, mark = _look_of(first)
-        label = literal(name) if first.group in ("SPARC", "baseline") else LEGEND[first.group]
-        face = "none" if first.coding == "joint" else colour
-        look = dict(marker=mark, edgecolor=colour, facecolor=face, linewidth=1.3)
-        scale = 2 if mark == "*" else 1
-        ax.scatter(rows.at_other, rows.at_target, s=14 * scale, alpha=0.5, zorder=3, **look)
-        look["label"] = None if label in labelled else label
-        ax.scatter(rows.at_other.mean(), rows.at_target.mean(), s=60 * scale, zorder=4, **look)
-        labelled.add(label)
-    ax.legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")
-    ax.set(xlabel="points at the other object", ylabel="points at the object asked for")
-    ax.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    means = table.groupby("target")[["at_target", "at_other"]].mean().reindex(names)
+    elsewhere = 1 - means.at_target - means.at_other
+    places = np.arange(len(names))
+    look = dict(height=0.7, zorder=2)
+    ax.barh(places, means.at_target, color=SIDES(0.88), label="the object asked for", **look)
+    ax.barh(places, elsewhere, left=means.at_target, color=ELSEWHERE, label="elsewhere", **look)
+    ax.barh(places, means.at_other, left=1 - means.at_other, color=SIDES(0.14), label="the other one", **look)
+    for y, (ours, theirs) in enumerate(means.to_numpy()):
+        if np.isnan(ours):
+            continue
+        text = dict(va="center", fontsize=7.5)
+        ax.text(ours + 0.015, y, f"{ours:.0%}", ha="left", **text)
+        ax.text(1 - theirs - 0.015, y, f"{theirs:.0%}", ha="right", **text)
+    ax.set_yticks(places, [literal(name) for name in names], fontsize=8)
+    ax.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.grid(axis="y", visible=False)
     return ax
-
-
-def short_names(summary: pd.DataFrame) -> pd.Series:
-    """A name a row: target, stream where there is one, coding where it is joint."""
-    names = summary.target.copy()
-    named = summary.stream != ""
-    names[named] += " · " + summary.stream[named].map(stream_name)
-    names[summary.coding == "joint"] += " · joint gate"
-    return names

@@ -182,8 +182,8 @@ def _scenes(ax: Axes, exhibit: Exhibit, pictures: StorePictures, words: Vocabula
 def found_latents(
     fig: Figure, latents: Sequence[FoundLatent], store: FeatureStore, data: PairedDataset
 ) -> Figure:
-    """What a search brought up: a line per latent with its strongest scenes in both image streams and its
-    telling words. data: the data set the store was made from."""
+    """What a search brought up: a line per latent with its strongest scenes in both image streams and the
+    words that set its captions apart in the text stream. data: the data set the store was made from."""
     pictures = StorePictures(store, data)
     columns = max(len(rows) for latent in latents for rows in latent.top.values())
     grid = fig.subplots(len(latents), 2, squeeze=False)
@@ -193,12 +193,15 @@ def found_latents(
             sheet(ax, [thumbnails], columns)
             if not thumbnails:
                 ax.text(4, SIDE / 2, "never fires in this stream", fontsize=8, color=CONTROL_COLOUR)
-            named = f"purity {latent.purity[stream]:.0%}" if stream in latent.purity else "no name here"
             look = dict(fontsize=8, color=stream_colour(stream), fontweight="normal")
-            ax.set_title(f"{stream_name(stream)}, {named}", **look)
+            ax.set_title(f"{stream_name(stream)}, {_purity(latent, stream)}", **look)
         words = literal(", ".join(latent.words) or "none")
         above = [dict(x=0, y=1.30, transform=ax.transAxes) for ax in line]
         line[0].text(s=f"Latent {latent.latent}", fontsize=9.5, fontweight="bold", **above[0])
-        text = f"words that set its captions apart: {words}"
-        line[1].text(s=text, fontsize=8.5, color=stream_colour(TEXT), **above[1])
+        text = f"{stream_name(TEXT)}, {_purity(latent, TEXT)}; words of its captions: {words}"
+        line[1].text(s=text, fontsize=8, color=stream_colour(TEXT), **above[1])
     return fig
+
+
+def _purity(latent: FoundLatent, stream: str) -> str:
+    return f"purity {latent.purity[stream]:.0%}" if stream in latent.purity else "no name here"

@@ -10,14 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..data.pairs import PairedDataset
 from ..retrieval import RetrievalMetrics
 from ..store.reader import FeatureStore
 from ..studies.retrieval import CODES, CROSS, OWN, RAW
-from .bars import CONTROL_MARKS, Bar, grouped_bars, values_by
-from .pictures import FRAME, SIDE, Line, StorePictures, caption_list, sheet
+from .bars import CONTROL_LOOK, CONTROL_MARKS, Bar, grouped_bars, values_by
+from .pictures import FRAME, SIDE, Line, StorePictures, caption_list, sheet, thumbnail
 from .style import CONTROL_COLOUR, literal, setting_colour, setting_name, stream_colour, stream_name
 
 KIND_COLOURS = {
@@ -33,7 +36,8 @@ PROTOCOL_NAMES = {
     "joined": "captions joined,\none text an image",
 }
 HIT = "black"  # frame and text of a hit
-MATRIX_TEXT = dict(fontsize=7.5, linespacing=0.95)
+MATRIX_TEXT = dict(fontsize=8)
+MATRIX_COLOURS = "Blues"
 
 
 def direction(query: str, reference: str) -> str:
@@ -77,6 +81,40 @@ def retrieval_bars(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> A
     return ax
 
 
+def decoding_gain(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Axes:
+    """What decoding changes: for every direction and setting a line from the codes' value (open) to that of
+    the cross-reconstruction (full), means over seeds; grey squares are cross-reconstructions of random
+    encoders, raw features are dashed.
+
+    table: rows of a retrieval table under one protocol; directions stand in the order in which they come."""
+    pairs = zip(table["query"], table["reference"])
+    table = table.assign(way=[direction(*pair) for pair in pairs])
+    ways = list(dict.fromkeys(table.way))
+    trained = table[table.model == "trained"]
+    settings = list(dict.fromkeys(trained.setting))
+    means = trained.groupby(["kind", "setting", "way"])[column].mean()
+    for i, setting in enumerate(settings):
+        x = np.arange(len(ways)) + (i - (len(settings) - 1) / 2) * 0.2
+        codes, rebuilt = (means[kind, setting].reindex(ways).to_numpy() for kind in (CODES, CROSS))
+        colour = setting_colour(setting)
+        ax.vlines(x, codes, rebuilt, color=colour, lw=2.5, zorder=2)
+        ax.scatter(x, codes, s=38, facecolor="white", edgecolor=colour, linewidth=1.6, zorder=3)
+        ax.scatter(x, rebuilt, s=44, color=colour, zorder=3, label=setting_name(setting))
+        noise = table[(table.model == "random encoders") & (table.setting == setting) & (table.kind == CROSS)]
+        at = dict(zip(ways, x))
+        label = None if i else "random encoders, cross-reconstruction"
+        ax.scatter(noise.way.map(at), noise[column], marker="s", s=18, label=label, **CONTROL_LOOK)
+    raw = table[(table.kind == RAW) & (table.model == "raw")]
+    places = [ways.index(way) for way in raw.way]
+    look = dict(color="black", linestyle=(0, (3, 1.5)), linewidth=1.3, label="raw CLIP features")
+    ax.hlines(raw[column], np.array(places) - 0.4, np.array(places) + 0.4, **look)
+    ax.scatter([], [], s=38, facecolor="white", edgecolor="black", label="by codes (open)")
+    ax.set_xticks(range(len(ways)), [way.replace(" → ", "\n→ ") for way in ways])
+    ax.set(xlim=(-0.5, len(ways) - 0.5), ylim=(-0.01, None))
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
 def protocol_bars(ax: Axes, table: pd.DataFrame, column: str = "recall_1") -> Axes:
     """Protocols along x, one bar a kind: mean over seeds, seeds as dots. table: rows of one direction."""
     bars = []
@@ -92,48 +130,44 @@ def downstream_bars(
     table: pd.DataFrame,
     stream: str,
     order: Sequence[tuple[str, str]],
-    controls: Mapping[tuple[str, str], float],
+    controls: Mapping[str, Mapping[tuple[str, str], float]],
 ) -> Axes:
     """mAP of classifiers on one stream's representations: mean over seeds, seeds as dots, controls as grey
     marks.
 
-    order: (kind, target) a bar. controls {(kind, target): mAP of the same on random-weight encoders}.
+    order: (kind, target) a bar. controls {name of a control: {(kind, target): its mAP}}.
     """
-    heights, colours, marks = {}, {}, {}
+    heights, colours = {}, {}
+    marks: dict[str, dict[str, float]] = {control: {} for control in controls}
     for kind, target in order:
         name = {RAW: "raw", CODES: "codes", OWN: "rebuilt:\nitself"}.get(
             kind, f"rebuilt:\n{stream_name(target)}"
         )
         rows = table[(table.kind == kind) & (table.source == stream) & (table.target == target)]
         heights[name], colours[name] = rows.mean_ap.tolist(), KIND_COLOURS[kind]
-        if (kind, target) in controls:
-            marks[name] = controls[kind, target]
-    grouped_bars(ax, [Bar(heights, colours, controls={"random encoders": marks})])
+        for control, values in controls.items():
+            if (kind, target) in values:
+                marks[control][name] = values[kind, target]
+    grouped_bars(ax, [Bar(heights, colours, controls=marks)])
     ax.tick_params(axis="x", labelsize=8)
     ax.set_title(f"from {stream_name(stream)}", color=stream_colour(stream))
     return ax
 
 
 def score_matrix(
-    ax: Axes,
-    mean: pd.DataFrame,
-    spread: pd.DataFrame,
-    top: float,
-    groups: Sequence[int] = (),
-    bold: bool = True,
+    ax: Axes, mean: pd.DataFrame, top: float, groups: Sequence[int] = (), bold: bool = True
 ) -> Axes:
-    """Numbers on a light-to-dark ground, methods down, directions across; with `bold` the best of each column
-    is so.
+    """Shares in per cent on a light-to-dark ground, methods down, directions across; with `bold` the best of
+    each column is so.
 
-    spread: standard deviations over seeds, shown where there are any. top: value of the darkest cell. groups:
-    rows above which a line is drawn. NaN cells say so with a dash.
+    top: the share of the darkest cell, for `score_bar` too. groups: rows above which a line is drawn. NaN
+    cells say so with a dash.
     """
     import seaborn as sns  # half a second
 
-    texts = mean.map("{:.3f}".format) + spread.map("\n±{:.3f}".format).where(spread.notna(), "")
-    sns.heatmap(
-        mean, vmin=0, vmax=top, cmap="Blues", cbar=False, ax=ax, annot=texts, fmt="", annot_kws=MATRIX_TEXT
-    )
+    texts = (100 * mean).map("{:.1f}".format)
+    look = dict(vmin=0, vmax=100 * top, cmap=MATRIX_COLOURS, cbar=False, annot_kws=MATRIX_TEXT)
+    sns.heatmap(100 * mean, ax=ax, annot=texts, fmt="", **look)
     best = mean.max()
     for text in ax.texts:
         column, row = (int(place) for place in text.get_position())
@@ -146,6 +180,15 @@ def score_matrix(
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0, labelsize=8, rotation=0)
     return ax
+
+
+def score_bar(fig: Figure, axes, top: float, label: str = "R@1, %") -> None:
+    """The colour bar of `score_matrix`."""
+    mapped = ScalarMappable(Normalize(0, 100 * top), MATRIX_COLOURS)
+    bar = fig.colorbar(mapped, ax=axes, shrink=0.6, aspect=30, pad=0.01)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7, length=0)
+    bar.outline.set_visible(False)
 
 
 class Answer(NamedTuple):
@@ -185,16 +228,19 @@ def panel(
     fig: Figure,
     store: FeatureStore,
     data: PairedDataset,
-    lines: Sequence[tuple[Answer | str, Sequence[Answer]]],
+    lines: Sequence[tuple[Answer | str | Image.Image, Sequence[Answer]]],
     titles: tuple[str, str] = ("query", "best answers"),
 ) -> Figure:
-    """One line per query: an `Answer` or a sentence, then its answers. Hits have a frame (pictures) or are
-    bold (text), and a check mark. data: the data set the store was made from. titles: of the two columns."""
+    """One line per query: an `Answer`, a sentence or a picture, then its answers. Hits have a frame
+    (pictures) or are bold (text), and a check mark. data: the data set the store was made from. titles: of
+    the two columns."""
     pictures = StorePictures(store, data)
     axes = fig.subplots(len(lines), 2, width_ratios=[1, 3.6], squeeze=False)
     for (left, right), (query, results) in zip(axes, lines):
         if isinstance(query, str):
             _query_text(left, query)
+        elif isinstance(query, Image.Image):
+            sheet(left, [[thumbnail(query)]], 1).set_anchor("W")
         elif query.as_text:
             _query_text(left, store.captions[query.row])
         else:

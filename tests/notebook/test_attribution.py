@@ -6,19 +6,21 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from PIL import Image
+from pycocotools import mask as rle
 
 from sparc_lib.attribution.relevance import Word, words_of
+from sparc_lib.attribution.segmentation import AnnotatedImages, Region
 from sparc_lib.attribution.words import hit_and_share, name_positions
 from sparc_lib.features.encoders import ClipEncoder
 from sparc_lib.notebook.attribution import (
     coloured_words,
-    concept_counts,
     difference_overlay,
     heat_row,
+    image_row,
+    masks_of,
     overlay,
+    pointing_bars,
     scores_by_method,
-    short_names,
-    target_against_other,
 )
 from sparc_lib.paths import WEIGHTS
 
@@ -35,8 +37,9 @@ def test_overlay_glows_where_the_heat_is_and_nowhere_else():
     heat[:, 8:] = 1
     picture = overlay(image, heat, 1)
     assert picture.shape == (96, 96, 3) and picture.dtype == np.uint8
-    assert picture[:, -8:].astype(int).sum(-1).min() > picture[:, :48].astype(int).sum(-1).max() + 150
-    assert np.ptp(picture[:, :56], axis=(0, 1)).max() == 0
+    assert picture[:, 64:].astype(int).sum(-1).min() > picture[:, :64].astype(int).sum(-1).max() + 150
+    for side in (picture[:, :64], picture[:, 64:]):  # a square a patch, nothing in between
+        assert np.ptp(side, axis=(0, 1)).max() == 0
     assert np.array_equal(overlay(image, heat * 2, 2), picture)  # one scale: only the share counts
     signed = difference_overlay(image, np.where(heat > 0, 1, -1) * 0.5, 1).astype(int)
     assert signed[50, -1, 1] > signed[50, -1, 0] and signed[50, 0, 0] > signed[50, 0, 1]
@@ -48,6 +51,26 @@ def test_rows_share_a_scale_and_say_when_empty():
     assert heat_row(axes, [Image.new("RGB", (30, 30))] * 2, maps, "DINO") == 1
     assert [t.get_text() for t in axes[0].texts] == ["no relevance"] and not axes[1].texts
     assert axes[0].get_ylabel() == "DINO"
+
+
+def test_a_map_of_any_grid_fills_a_picture_of_any_shape():
+    picture = overlay(Image.new("RGB", (50, 31)), np.arange(6.0).reshape(2, 3), 5)
+    assert picture.shape == (31, 50, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) == 6
+
+
+def test_masks_are_outlined_also_at_the_border_and_nothing_where_none_is_known():
+    _, axes = plt.subplots(1, 3)
+    mask = np.zeros((30, 30), bool)
+    mask[20:, 10:] = True
+    image_row(axes, [Image.new("RGB", (30, 30))] * 3, masks=[mask, None, ~mask & mask])
+    assert [len(ax.collections) for ax in axes] == [2, 0, 0]  # a dark line under a white one
+    (line,) = axes[0].collections[1].get_paths()
+    assert np.allclose(line.vertices[0], line.vertices[-1])  # closed
+    assert axes[0].get_ylim() == (29.5, -0.5)
+    known = Region(0, 0, (rle.encode(np.asfortranarray(mask, np.uint8)),))
+    data = AnnotatedImages(["a"], ["x"], [known, Region(0, 0, ())], None)
+    found = masks_of(data, [1, 0])
+    assert found[0] is None and np.array_equal(found[1], mask)
 
 
 def test_captions_keep_their_words_and_wrap():
@@ -97,24 +120,19 @@ def test_score_figures_have_a_line_a_method():
             "at_other",
         ],
     )
-    table["name"] = short_names(table)
-    names = list(table.name.unique())
-    assert names == [
-        "caption · DINO",
-        "caption · DINO · joint gate",
-        "CLIP similarity · CLIP image",
-        "whole image",
-    ]
+    names = ["caption", "CLIP similarity", "not measured", "whole image"]
+    table = table[table.coding != "joint"]
     _, (left, right) = plt.subplots(1, 2)
     scores_by_method(left, table, "pixel_ap", names)
     assert [t.get_text() for t in left.get_yticklabels()] == names
-    assert len(left.collections[0].get_offsets()) == 2
-    target_against_other(right, table, names)
-    assert [t.get_text() for t in right.get_legend().get_texts()] == [names[2], *names[:2], "controls"]
-    means = [c.get_offsets()[0] for c in right.collections if c.get_sizes()[0] == 60]
-    np.testing.assert_allclose(means, [(0.1, 0.5), (0.1, 0.3), (0.1, 0.3), (0.1, 0.1)])
-    counts = pd.DataFrame({"any": [3, 1], "every": [1, 0]}, index=["Cat", "Dog"])
-    assert len(concept_counts(left, counts, np.array([0.1, 0.2])).texts) == 2
+    dots = [tuple(at) for one in left.collections if hasattr(one, "get_sizes") for at in one.get_offsets()]
+    assert dots == [(0.3, 0), (0.4, 0), (0.4, 1), (0.1, 3)]
+    pointing_bars(right, table, names)
+    widths = [[bar.get_width() for bar in part] for part in right.containers]
+    np.testing.assert_allclose(
+        widths, [[0.3, 0.5, np.nan, 0.1], [0.6, 0.4, np.nan, 0.8], [0.1, 0.1, np.nan, 0.1]]
+    )
+    assert [t.get_text() for t in right.texts] == ["30%", "10%", "50%", "10%", "10%", "10%"]
 
 
 def test_names_are_found_in_captions():

@@ -60,12 +60,39 @@ def test_panel_shows_queries_answers_and_marks_hits():
     plt.close(fig)
 
 
-def test_matrix_prints_means_spreads_and_gaps():
+def test_a_picture_of_ones_own_is_a_query():
+    fig = panel(plt.figure(), STORE, DATA, [(Image.new("RGB", (40, 20), (9, 9, 9)), [Answer(2, True)])])
+    own, captions = fig.axes
+    assert own.images[0].get_array()[50, 50].tolist() == [9, 9, 9] and texts(captions) == ["·", "a cat"]
+    plt.close(fig)
+
+
+def test_matrix_prints_shares_and_gaps_and_has_its_scale():
     mean = pd.DataFrame({"x": [0.5, 0.25], "y": [np.nan, 0.125]}, index=["m", "n"])
-    spread = pd.DataFrame({"x": [np.nan, 0.01], "y": [np.nan, np.nan]}, index=["m", "n"])
-    ax = pr.score_matrix(plt.figure().gca(), mean, spread, top=0.5, groups=[1])
+    fig, ax = plt.subplots()
+    pr.score_matrix(ax, mean, top=0.5, groups=[1])
     weights = {text.get_text(): text.get_fontweight() for text in ax.texts}
-    assert weights == {"0.500": "bold", "0.250\n±0.010": "normal", "0.125": "bold", "–": "normal"}
+    assert weights == {"50.0": "bold", "25.0": "normal", "12.5": "bold", "–": "normal"}
+    pr.score_bar(fig, ax, 0.5)
+    assert ax.collections[0].get_clim() == (0, 50) and fig.axes[1].get_ylim() == (0, 50)
+    plt.close("all")
+
+
+def test_decoding_leads_from_the_codes_to_what_they_rebuild():
+    columns = ["model", "setting", "kind", "query", "reference", "recall_1"]
+    rows = [
+        ("trained", "ours", pr.CODES, "dino", "clip_txt", 0.2),
+        ("trained", "ours", pr.CODES, "dino", "clip_txt", 0.4),
+        ("trained", "ours", pr.CROSS, "dino", "clip_txt", 0.5),
+        ("random encoders", "ours", pr.CROSS, "dino", "clip_txt", 0.1),
+        ("raw", "raw_clip", pr.RAW, "clip_img", "clip_txt", 0.6),
+    ]
+    ax = pr.decoding_gain(plt.figure().gca(), pd.DataFrame(rows, columns=columns))
+    lines, codes, rebuilt, noise = ax.collections[:4]
+    assert np.allclose(lines.get_segments()[0][:, 1], [0.3, 0.5])
+    ends = [part.get_offsets()[0, 1] for part in (codes, rebuilt, noise)]
+    assert ends == pytest.approx([0.3, 0.5, 0.1])
+    assert len(ax.get_xticks()) == 2 and "raw CLIP features" in ax.get_legend_handles_labels()[1]
     plt.close("all")
 
 
@@ -118,7 +145,9 @@ def test_protocols_and_classifiers_have_a_bar_each():
         }
     )
     order = [(pr.CODES, "dino"), (pr.CROSS, "clip_txt")]
-    ax = pr.downstream_bars(plt.figure().gca(), table, "dino", order, {(pr.CODES, "dino"): 0.05})
+    ax = pr.downstream_bars(
+        plt.figure().gca(), table, "dino", order, {"untrained": {(pr.CODES, "dino"): 0.05}}
+    )
     assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.25, 0.1])
-    assert ax.get_legend_handles_labels()[1] == ["random encoders"]
+    assert ax.get_legend_handles_labels()[1] == ["untrained"]
     plt.close("all")

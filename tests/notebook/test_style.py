@@ -13,7 +13,7 @@ from sparc_lib.attribution.relevance import Word
 from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.notebook import style
 from sparc_lib.notebook.alignment import PATTERN_COLOURS, pattern_bars
-from sparc_lib.notebook.attribution import REFERENCE_COLOUR, coloured_words, concept_counts
+from sparc_lib.notebook.attribution import REFERENCE_COLOUR, coloured_words
 from sparc_lib.notebook.bars import Bar, grouped_bars
 from sparc_lib.notebook.features import share_bars, zipf
 from sparc_lib.notebook.gallery import Exhibit, gallery
@@ -102,13 +102,12 @@ def words(fig, text):
 
 
 def class_names(fig, text):
-    axes = fig.subplots(2, 2).flat
+    axes = fig.subplots(1, 3)
     counts = pd.Series([5, 3], index=[text, "other"])
     zipf(axes[0], counts, 1.0)
     share_bars(axes[1], counts / 5)
-    concept_counts(axes[2], pd.DataFrame({"any": [2], "every": [1]}, index=[text]), np.array([0.5]))
-    grouped_bars(axes[3], [Bar({text: 1.0}, "red", text)])
-    axes[3].legend()
+    grouped_bars(axes[2], [Bar({text: 1.0}, "red", text)])
+    axes[2].legend()
 
 
 @pytest.mark.parametrize("draw", [caption_below, query_and_answers, latent, words, class_names])
