@@ -18,8 +18,8 @@ from PIL import Image
 from small_profiles import encoder_dirs, shrunk  # noqa: F401 (fixtures)
 
 from sparc_lib.attribution.relevance import explain, word_relevance, words_of
-from sparc_lib.concepts import NO_NAME
-from sparc_lib.data.knowledge import Vocabulary
+from sparc_lib.concepts import NO_NAME, fact_scores
+from sparc_lib.data.knowledge import Vocabulary, vocabulary
 from sparc_lib.evaluation import encode_store
 from sparc_lib.miniworld.facts import all_facts
 from sparc_lib.miniworld.names import display_names
@@ -114,6 +114,23 @@ def test_facts_and_scenes_are_those_of_the_codes(built):
                 assert names == {built.store.classes[column] for column in labelled}
         shares = one["b"][1::2]
         assert shares == sorted(shares, reverse=True) and latents[one["b"][0]]["n"] != one["n"]
+
+
+def test_the_latents_that_tell_a_fact_best_are_those_of_the_highest_f1(built):
+    codes = encode_store(built.model, built.store, "independent")
+    shown = [one["n"] for one in built.blocks["global_lambda1.independent"]]
+    data = runs.dataset(built.profile, "test")
+    true = vocabulary(data).of(built.store.ids).true
+    scores = np.array([fact_scores(codes[stream], true)[:, shown] for stream in STREAMS])
+    best = built.blocks["global_lambda1.independent.best"]
+    assert len(best) == len(built.blocks["meta"]["terms"]) == true.shape[1]
+    for term, entry in enumerate(best):
+        rows = [entry[start : start + 4] for start in range(0, len(entry), 4)]
+        means = [scores[:, term, place].mean() for place, *_ in rows]
+        assert means == sorted(means, reverse=True)
+        assert not rows or means[0] == scores[:, term].mean(0).max() > 0
+        for place, *percent in rows:
+            np.testing.assert_allclose(percent, 100 * scores[:, term, place], atol=0.5)
 
 
 def test_maps_are_the_attention_relevance_of_the_latent(built):
@@ -261,6 +278,9 @@ def test_in_a_browser(built, browser):
     browser.call("Input.insertText", text=term.lower())
     browser.until("document.querySelector('main h2').textContent.includes('for “')")
     assert browser.js("document.querySelector('.card h3').textContent") == term
+    tells = "[...document.querySelectorAll('h2')].filter(head => head.textContent.startsWith('Whose firing'))"
+    assert term in browser.js(f"{tells}[0].textContent")
+    assert browser.js(f"{tells}[0].parentElement.querySelectorAll('.card').length") > 0
     browser.js("document.querySelector('.card').click()")
     browser.until("document.querySelector('article.latent') !== null")
     assert browser.js(title) == term
