@@ -4,16 +4,13 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
-import time
-import urllib.request
 from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from chromium import browser  # noqa: F401 (a fixture)
 from PIL import Image
 from small_profiles import encoder_dirs, shrunk  # noqa: F401 (fixtures)
 
@@ -29,8 +26,6 @@ from sparc_lib.profiles import load_profile
 from sparc_lib.studies import runs
 
 STREAMS = ("dino", "clip_img", "clip_txt")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-KEY_CODES = {"Escape": 27, "ArrowRight": 39}
 BLOCK = re.compile(r'<script type="application/json" id="([^"]+)">(.*?)</script>', re.DOTALL)
 
 
@@ -200,72 +195,7 @@ def test_photographs_are_cropped_as_the_encoders_see_them_and_fewer_latents_show
         assert width == height <= page.SIDE
 
 
-class Browser:
-    """A headless Chromium, driven over its DevTools protocol."""
-
-    def __init__(self, folder):
-        websocket = pytest.importorskip("websocket")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-        options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        options += [f"--user-data-dir={folder}", "--remote-debugging-port=0", "--remote-allow-origins=*"]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen([CHROMIUM, *options, "about:blank"], stdout=quiet, stderr=quiet)
-        port_file = folder / "DevToolsActivePort"
-        self.wait(lambda: port_file.exists() and port_file.read_text().count("\n"))
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            [tab] = [one for one in json.load(answer) if one["type"] == "page"]
-        self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
-        self.sent, self.complaints = 0, []
-        for domain in ("Runtime", "Log", "Page"):
-            self.call(f"{domain}.enable")
-
-    def wait(self, condition, seconds=60):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "waited too long"
-            time.sleep(0.05)
-
-    def call(self, method, **parameters):
-        self.sent += 1
-        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.sent:
-                return message["result"]
-            if message["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-                self.complaints.append(message["params"])
-
-    def js(self, expression):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def until(self, expression):
-        self.wait(lambda: self.js(expression))
-
-    def key(self, key):
-        for kind in ("keyDown", "keyUp"):
-            text = key if kind == "keyDown" and len(key) == 1 else ""
-            code = KEY_CODES.get(key, 0)
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("no chromium or google-chrome on this machine")
-    opened = Browser(tmp_path)
-    yield opened
-    opened.close()
-
-
-def test_in_a_browser(built, browser):
+def test_in_a_browser(built, browser):  # noqa: F811
     browser.call("Page.navigate", url=built.file.as_uri())
     browser.until("document.querySelectorAll('main .card').length > 0")
     assert browser.js("document.querySelectorAll('a.census').length") == 6
@@ -335,7 +265,7 @@ def test_in_a_browser(built, browser):
     assert browser.complaints == []
 
 
-def test_a_broken_link_shows_the_landing_view(built, browser):
+def test_a_broken_link_shows_the_landing_view(built, browser):  # noqa: F811
     browser.call("Page.navigate", url=built.file.as_uri() + "#s=nothing&c=none&l=-5&beside=x")
     browser.until("document.querySelector('.hero') !== null")
     assert browser.complaints == []
