@@ -118,9 +118,7 @@ def gallery(
     """
     pictures = StorePictures(store, data)
     columns = max(len(rows) for exhibit in shown for rows in exhibit.top.values())
-    # without a text stream the right side holds a name only
-    widths = [1, 1.12] if any(TEXT in exhibit.top for exhibit in shown) else [1, 0.7]
-    panels = fig.subplots(len(shown), 2, width_ratios=widths, squeeze=False)
+    panels = fig.subplots(len(shown), 2, width_ratios=[1, 1.12], squeeze=False)
     for (left, right), exhibit in zip(panels, shown):
         _scenes(left, exhibit, pictures, words, columns)
         left.set_title(f"Latent {exhibit.latent} ({exhibit.why})", fontsize=9)
