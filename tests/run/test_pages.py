@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from bs4 import BeautifulSoup
 from chromium import browser  # noqa: F401 (a fixture)
@@ -146,6 +147,21 @@ def test_pages_that_cannot_be_written_say_why_and_leave_none_of_before(tmp_path,
     assert "profile smoke: no notebook was run yet; ./run_all.sh --profile smoke does" in printed.err
     assert "to write it alone:" in printed.err and "-m sparc_lib.run.site --profile smoke" in printed.err
     assert not old.exists()
+
+
+def test_a_stop_takes_the_process_along(tmp_path, monkeypatch):
+    (tmp_path / "slow_pages.py").write_text("import time; time.sleep(120)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    started = []
+
+    def stopped(pid, _):
+        started.append(pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pages.os, "wait4", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pages.write(pages.Pages("slow", "slow_pages", "slow.html"), "smoke", tmp_path)
+    assert not psutil.pid_exists(started[0])
 
 
 @pytest.mark.slow
