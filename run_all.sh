@@ -8,7 +8,8 @@ usage() {
 Usage: ./run_all.sh [options]
 
 Runs the notebooks in order and writes figures/<profile>/ and results/<profile>/.
-Sets up an environment first if there is none.
+Sets up an environment first if there is none. At the end it writes the latent
+browser, one page for a web browser: results/<profile>/browser/index.html.
 
   --profile NAME      smoke, mini (default), coco, openimages, or the path of
                       a YAML file: a copy of one of them, changed
@@ -17,6 +18,8 @@ Sets up an environment first if there is none.
   --from NN           start with notebook NN (use it to go on after a failure)
   --only NN           run notebook NN alone
   --force             build cached stages (features, trained models) anew
+  --html              also write the executed notebooks as web pages, formulas and
+                      all, to results/<profile>/site/
   --offline           never use the network
   --update-notebooks  write the executed outputs back into notebooks/ (mini only)
   --verify            read all cached stages in SPARC_DATA and say which are damaged
@@ -159,7 +162,7 @@ main() {
         if [ -z "$2" ]; then die "$1 is empty; is the variable unset? Give a value, or leave the option out"; fi
         shift ;;
       --offline) OFFLINE=yes ;;
-      --fetch | --force | --update-notebooks | --verify | --test) ;;
+      --fetch | --force | --html | --update-notebooks | --verify | --test) ;;
       *) die "unknown option $1; see --help" ;;
     esac
     shift

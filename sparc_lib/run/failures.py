@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,17 +137,22 @@ def explained(fault: str, failed: Path, log: Path, peak_mb: float) -> str:
     """
     printed = log.read_text(errors="replace").strip()
     lines = _last_error(failed) or [f"{fault}; the end of {log}:", *printed.splitlines()[-6:]]
+    lines += advice(lines, printed, failed.parent, peak_mb)
+    lines += [f"what ran is in {failed}", f"the log is {log}"]
+    return "\n".join("    " + line for line in lines)
+
+
+def advice(lines: Sequence[str], printed: str, folder: Path, peak_mb: float) -> list[str]:
+    """What to do about an error, where that is known. lines: of the error; printed: by the process that
+    failed; folder: where it wrote; peak_mb: its memory, MiB."""
     # Excerpts of source are indented or numbered; an "except MemoryError" in one of them is no error.
     said = [line for line in [*lines, *printed[-4000:].splitlines()] if re.match(r"[^\s\d\-|]", line)]
     text = "\n".join(said)
-    if any(is_disk_full(RuntimeError(), folder / "x") for folder in (failed.parent, paths.data_root())):
+    if any(is_disk_full(RuntimeError(), place / "x") for place in (folder, paths.data_root())):
         text += FULL
     memory = psutil.virtual_memory().total / 2**30
-    for remedy in REMEDIES:
-        if re.search(remedy.pattern, text):
-            lines.append(remedy.text.format(peak=peak_mb / 1024, memory=memory))
-    lines += [f"what ran is in {failed}", f"the log is {log}"]
-    return "\n".join("    " + line for line in lines)
+    fitting = [remedy for remedy in REMEDIES if re.search(remedy.pattern, text)]
+    return [remedy.text.format(peak=peak_mb / 1024, memory=memory) for remedy in fitting]
 
 
 def _last_error(executed: Path) -> list[str]:

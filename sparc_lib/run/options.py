@@ -29,6 +29,7 @@ class Options:
     only: str | None = None
     fetch: bool = False
     force: bool = False
+    html: bool = False
     offline: bool = False
     update_notebooks: bool = False
     test: bool = False
@@ -53,7 +54,7 @@ def parse(arguments: list[str]) -> Options:
     for name in ("--profile", "--data-root", "--only"):
         parser.add_argument(name)
     parser.add_argument("--from", dest="start")
-    for name in ("--fetch", "--force", "--offline", "--update-notebooks", "--test", "--verify"):
+    for name in ("--fetch", "--force", "--html", "--offline", "--update-notebooks", "--test", "--verify"):
         parser.add_argument(name, action="store_true")
     values = vars(parser.parse_args(arguments))
     given = [word for word in arguments if word.startswith("--")]

@@ -15,7 +15,7 @@ from filelock import Timeout
 from .. import paths
 from ..files import DiskFullError, locked
 from ..profiles import Profile, ProfileError, option
-from . import suite, writeback
+from . import pages, suite, writeback
 from .execution import Outcome, clear_killed, execute, made_by
 from .failures import parameters_fault, weights_fault
 from .fetching import RunError, fetch
@@ -95,16 +95,35 @@ def run_notebooks(options: Options, profile: Profile) -> int:
             finished = all(outcome.ok for outcome in outcomes)
             if finished and options.update_notebooks:
                 _update(chosen, done_dir, profile.name, nothing_was_cached=options.force)
+            wanted = pages_of(options) if finished else []
+            failed_pages = [one for one in wanted if not pages.write(one, profile.name, done_dir)]
     except Timeout:
         raise RunError(
             f"{done_dir}: another run_all.sh writes here; wait for it, or set $SPARC_OUTPUT"
         ) from None
-    _summary(outcomes, len(chosen), profile.name, time.monotonic() - started)
+    written = [one for one in wanted if one not in failed_pages]
+    _summary(outcomes, len(chosen), profile.name, time.monotonic() - started, written)
     if not finished:
         failed = min(outcome.notebook.name for outcome in outcomes if not outcome.ok)
         print(f"FAILED in {failed}; once mended, go on with {options.to_go_on_with(failed[:2])}")
         return 1
+    if failed_pages:
+        names = " and ".join(one.name for one in failed_pages)
+        print(f"FAILED: all notebooks are done, but the {names} could not be written; see above")
+        return 1
     return 0
+
+
+def pages_of(options: Options) -> list[pages.Pages]:
+    """What to write besides: the latent browser once the project's own notebooks are all done, and with
+    --html the site."""
+    whole = options.only is None and paths.notebooks_dir() == paths.REPO / "notebooks"
+    chosen = []
+    if whole:
+        chosen.append(pages.BROWSER)
+    if options.html:
+        chosen.append(pages.SITE)
+    return chosen
 
 
 def verify_stages() -> int:
@@ -153,7 +172,9 @@ def _update(chosen: list[Path], done_dir: Path, profile: str, nothing_was_cached
     print(f"written back into {paths.notebooks_dir()}")
 
 
-def _summary(outcomes: list[Outcome], n_chosen: int, profile: str, seconds: float) -> None:
+def _summary(
+    outcomes: list[Outcome], n_chosen: int, profile: str, seconds: float, written: list[pages.Pages]
+) -> None:
     figures, results = paths.figures_dir(profile), paths.results_dir(profile)
     done = [outcome for outcome in outcomes if outcome.ok]
     made = [file for outcome in done for file in made_by(outcome.notebook, profile)]
@@ -167,6 +188,8 @@ def _summary(outcomes: list[Outcome], n_chosen: int, profile: str, seconds: floa
         f"  tables     {n_tables:3d}  {results}\n"
         f"  notebooks  {len(done):3d}  {results / 'notebooks'}"
     )
+    for one in written:
+        print(f"  {one.name:<14}  {results / one.file}")
 
 
 if __name__ == "__main__":

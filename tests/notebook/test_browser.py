@@ -4,22 +4,19 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
-import time
-import urllib.request
 from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from chromium import browser  # noqa: F401 (a fixture)
 from PIL import Image
 from small_profiles import encoder_dirs, shrunk  # noqa: F401 (fixtures)
 
 from sparc_lib.attribution.relevance import explain, word_relevance, words_of
-from sparc_lib.concepts import NO_NAME
-from sparc_lib.data.knowledge import Vocabulary
+from sparc_lib.concepts import NO_NAME, fact_scores
+from sparc_lib.data.knowledge import Vocabulary, vocabulary
 from sparc_lib.evaluation import encode_store
 from sparc_lib.miniworld.facts import all_facts
 from sparc_lib.miniworld.names import display_names
@@ -29,8 +26,6 @@ from sparc_lib.profiles import load_profile
 from sparc_lib.studies import runs
 
 STREAMS = ("dino", "clip_img", "clip_txt")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-KEY_CODES = {"Escape": 27, "ArrowRight": 39}
 BLOCK = re.compile(r'<script type="application/json" id="([^"]+)">(.*?)</script>', re.DOTALL)
 
 
@@ -116,6 +111,23 @@ def test_facts_and_scenes_are_those_of_the_codes(built):
         assert shares == sorted(shares, reverse=True) and latents[one["b"][0]]["n"] != one["n"]
 
 
+def test_the_latents_that_tell_a_fact_best_are_those_of_the_highest_f1(built):
+    codes = encode_store(built.model, built.store, "independent")
+    shown = [one["n"] for one in built.blocks["global_lambda1.independent"]]
+    data = runs.dataset(built.profile, "test")
+    true = vocabulary(data).of(built.store.ids).true
+    scores = np.array([fact_scores(codes[stream], true)[:, shown] for stream in STREAMS])
+    best = built.blocks["global_lambda1.independent.best"]
+    assert len(best) == len(built.blocks["meta"]["terms"]) == true.shape[1]
+    for term, entry in enumerate(best):
+        rows = [entry[start : start + 4] for start in range(0, len(entry), 4)]
+        means = [scores[:, term, place].mean() for place, *_ in rows]
+        assert means == sorted(means, reverse=True)
+        assert not rows or means[0] == scores[:, term].mean(0).max() > 0
+        for place, *percent in rows:
+            np.testing.assert_allclose(percent, 100 * scores[:, term, place], atol=0.5)
+
+
 def test_maps_are_the_attention_relevance_of_the_latent(built):
     dino, clip = runs.encoders(built.profile)
     data = runs.dataset(built.profile, "test")
@@ -183,72 +195,7 @@ def test_photographs_are_cropped_as_the_encoders_see_them_and_fewer_latents_show
         assert width == height <= page.SIDE
 
 
-class Browser:
-    """A headless Chromium, driven over its DevTools protocol."""
-
-    def __init__(self, folder):
-        websocket = pytest.importorskip("websocket")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-        options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        options += [f"--user-data-dir={folder}", "--remote-debugging-port=0", "--remote-allow-origins=*"]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen([CHROMIUM, *options, "about:blank"], stdout=quiet, stderr=quiet)
-        port_file = folder / "DevToolsActivePort"
-        self.wait(lambda: port_file.exists() and port_file.read_text().count("\n"))
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            [tab] = [one for one in json.load(answer) if one["type"] == "page"]
-        self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
-        self.sent, self.complaints = 0, []
-        for domain in ("Runtime", "Log", "Page"):
-            self.call(f"{domain}.enable")
-
-    def wait(self, condition, seconds=60):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "waited too long"
-            time.sleep(0.05)
-
-    def call(self, method, **parameters):
-        self.sent += 1
-        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.sent:
-                return message["result"]
-            if message["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-                self.complaints.append(message["params"])
-
-    def js(self, expression):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def until(self, expression):
-        self.wait(lambda: self.js(expression))
-
-    def key(self, key):
-        for kind in ("keyDown", "keyUp"):
-            text = key if kind == "keyDown" and len(key) == 1 else ""
-            code = KEY_CODES.get(key, 0)
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("no chromium or google-chrome on this machine")
-    opened = Browser(tmp_path)
-    yield opened
-    opened.close()
-
-
-def test_in_a_browser(built, browser):
+def test_in_a_browser(built, browser):  # noqa: F811
     browser.call("Page.navigate", url=built.file.as_uri())
     browser.until("document.querySelectorAll('main .card').length > 0")
     assert browser.js("document.querySelectorAll('a.census').length") == 6
@@ -261,6 +208,9 @@ def test_in_a_browser(built, browser):
     browser.call("Input.insertText", text=term.lower())
     browser.until("document.querySelector('main h2').textContent.includes('for “')")
     assert browser.js("document.querySelector('.card h3').textContent") == term
+    tells = "[...document.querySelectorAll('h2')].filter(head => head.textContent.startsWith('Whose firing'))"
+    assert term in browser.js(f"{tells}[0].textContent")
+    assert browser.js(f"{tells}[0].parentElement.querySelectorAll('.card').length") > 0
     browser.js("document.querySelector('.card').click()")
     browser.until("document.querySelector('article.latent') !== null")
     assert browser.js(title) == term
@@ -315,7 +265,7 @@ def test_in_a_browser(built, browser):
     assert browser.complaints == []
 
 
-def test_a_broken_link_shows_the_landing_view(built, browser):
+def test_a_broken_link_shows_the_landing_view(built, browser):  # noqa: F811
     browser.call("Page.navigate", url=built.file.as_uri() + "#s=nothing&c=none&l=-5&beside=x")
     browser.until("document.querySelector('.hero') !== null")
     assert browser.complaints == []

@@ -17,7 +17,7 @@ from sparc_lib.studies import stages
 from sparc_lib.studies.stages import REBUILD_BEFORE, stage
 
 OPTIONS = ("--profile", "--data-root", "--fetch", "--from", "--only", "--force", "--offline")
-OPTIONS += ("--update-notebooks", "--verify", "--test", "--help")
+OPTIONS += ("--html", "--update-notebooks", "--verify", "--test", "--help")
 
 
 @pytest.fixture

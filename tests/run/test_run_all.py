@@ -166,5 +166,6 @@ def test_the_real_notebooks_run_on_the_smoke_profile(scratch):
     assert done.returncode == 0, done.stdout + done.stderr
     made = {path.stem for path in (scratch / "output/results/smoke/notebooks").glob("*.ipynb")}
     assert made == {path.stem for path in (paths.REPO / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    assert (scratch / "output/results/smoke/browser/index.html").stat().st_size < 5e6
     stamps = (scratch / "output/results/smoke").glob("*_provenance.json")
     assert {json.loads(file.read_text())["profile"] for file in stamps} == {"smoke"}

@@ -34,6 +34,7 @@ from .latents import (
     described,
     neighbours,
     read_latents,
+    tellers,
 )
 from .maps import Requests, caption_pieces, patch_maps, word_maps
 
@@ -154,8 +155,8 @@ def _pairs(rows: Sequence[int], images: Sequence[str], sources: Sources) -> list
     return pairs
 
 
-def _latent_blocks(parts: Sequence[Part], rows: Sequence[int], sources: Sources) -> dict[str, list[dict]]:
-    """{"setting.coding": latents with their facts, scenes and maps}."""
+def _latent_blocks(parts: Sequence[Part], rows: Sequence[int], sources: Sources) -> dict[str, list]:
+    """{"setting.coding": latents with facts, scenes and maps, "setting.coding.best": who tells what best}."""
     store, maps = sources.store, _explain(parts, sources)
     captions = CaptionWords.of(store.captions)
     number = {row: place for place, row in enumerate(rows)}
@@ -170,7 +171,9 @@ def _latent_blocks(parts: Sequence[Part], rows: Sequence[int], sources: Sources)
                 facts["m"] = [maps[stream, part.setting.name, latent, row] for row in shown.tolist()]
                 facts["v"] = np.round(100 * values / max(values.max(initial=0), 1e-30)).astype(int).tolist()
             entries.append(entry)
-        blocks[f"{part.setting.name}.{part.coding}"] = entries
+        name = f"{part.setting.name}.{part.coding}"
+        blocks[name] = entries
+        blocks[f"{name}.best"] = tellers(part.reading, [*part.scenes], sources.words)
     return blocks
 
 
