@@ -10,7 +10,7 @@ def _judge_chance(answer):
     return number(
         0.10,
         0.005,
-        "List the 20 ways in which the six values can be ordered, three of one kind, and count those in which "
+        "List the 20 ways in which six values, three of each kind, can be ordered, and count those in which "
         "all of one kind stand above all of the other.",
         {0.05: "That is one direction. Two equal quantities can be told apart either way."},
     )(answer)
