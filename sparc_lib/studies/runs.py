@@ -46,10 +46,8 @@ def best_device() -> str:
 
 @lru_cache(maxsize=6)
 def dataset(profile: Profile, split: str, single_captions: bool = False) -> PairedDataset:
-    """The image-caption pairs of a split. Raises DataError when its images are missing.
-
-    single_captions: for COCO a pair per caption, not one per image (F15); no difference elsewhere.
-    """
+    """The image-caption pairs of a split. Raises DataError when its images are missing. single_captions: for
+    COCO a pair per caption, not one per image (F15)."""
     return data_sets.load_whole(profile, split, single_captions)
 
 
@@ -60,8 +58,7 @@ def concepts(profile: Profile, classes: Sequence[str]) -> data_sets.Concepts:
 
 def loaders(profile: Profile) -> int:
     """Processes that read and resize images while the encoders work; none for scenes on a CPU, where every
-    core encodes and drawing is fast. Processes that torchrun started share the cores of their machine.
-    """
+    core encodes and drawing is fast. Processes that torchrun started share the cores of their machine."""
     if profile.data.kind == "miniworld" and not torch.cuda.is_available():
         return 0
     share = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -69,9 +66,8 @@ def loaders(profile: Profile) -> int:
 
 
 def control(profile: Profile) -> Profile:
-    """The profile as the random-weight control has it: fewer training scenes where `data.control_train` says
-    so, all else equal, and as many training steps, so that only the encoders differ. `features` and `trained`
-    apply it."""
+    """The profile as `features` and `trained` have it for random-weight encoders: fewer training scenes where
+    `data.control_train` says so, and as many training steps, so that only the encoders differ."""
     full, fewer = profile.data.train, profile.data.control_train
     if fewer is None:
         return profile
@@ -102,9 +98,7 @@ def encoders(
     return dino, clip
 
 
-class Fingerprints(NamedTuple):
-    """What tells an encoder's weights from all others, of both encoders."""
-
+class Fingerprints(NamedTuple):  # what tells each encoder's weights from all others
     dino: str
     clip: str
 
@@ -123,11 +117,8 @@ def features(
     progress: bool = True,
     single_captions: bool = False,
 ) -> FeatureStore:
-    """Features of a split under the profile's encoders, extracted on first use. single_captions: as for
-    `dataset`.
-
-    Images that could not be read then and can be now are taken up: their blocks are computed anew.
-    """
+    """Features of a split under the profile's encoders, extracted on first use. Images that could not be read
+    then and can be now are taken up: their blocks are computed anew. single_captions: as for `dataset`."""
     if random_weights is not None:
         profile = control(profile)
     marks = fingerprints(profile, random_weights)
@@ -157,9 +148,7 @@ def features(
 
 def processes(profile: Profile, data: PairedDataset) -> int:
     """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU
-    gain little from several threads; one alone for photographs, which have loading processes of their own,
-    and on a GPU.
-    """
+    gain little from several threads; one alone for photographs, which load elsewhere, and on a GPU."""
     alone = (
         profile.data.kind != "miniworld"
         or torch.cuda.is_available()
@@ -275,10 +264,8 @@ def fit(
     checkpoint: Path,
     progress: bool = True,
 ) -> TrainResult:
-    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed.
-
-    Both ways give the same model bit for bit. A training that will be long says so once, after a few steps.
-    """
+    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed:
+    the same model bit for bit. A training that will be long says so once, after a few steps."""
     config, device = train_config(profile, setting, seed, store), best_device()
     label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
     try:
