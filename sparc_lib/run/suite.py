@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 from .. import paths
+from .execution import KEEP_PAGES
 
 CELL_TIMEOUT = 1500  # seconds nbval waits for one cell
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
@@ -54,7 +55,9 @@ def run_tests() -> int:
 
 def run_python(arguments: list[str], **environment: str) -> int:
     """Run this environment's Python in the repository; returns its exit code."""
-    child = subprocess.Popen([sys.executable, *arguments], cwd=paths.REPO, env=os.environ | environment)
+    child = subprocess.Popen(
+        [sys.executable, *arguments], cwd=paths.REPO, env=KEEP_PAGES | os.environ | environment
+    )
     try:
         return child.wait()
     except BaseException:  # stopped by a signal: the child ends first, so that its kernels end with it
