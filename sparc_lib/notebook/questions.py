@@ -28,7 +28,7 @@ STEPS = (PUBLISHED, *(f"at most {most}" for most in CAPS), LINEAR)
 
 def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
     """A row an object: its picture with two parts outlined, then maps of the captions that name either, as
-    published and by the SPARC of regions. Every map has a scale of its own."""
+    published and by the SPARC of regions. Every map has a scale of its own, from its median up."""
     scenes = exhibit.scenes
     if scenes.lacks:
         not_measurable(fig.subplots())
@@ -41,10 +41,11 @@ def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
         show(row[0], outlined(np.asarray(image), masks))
         names = scenes.names(pair)
         for number, (method, asked) in enumerate(SHOWN.values()):
-            heat = np.maximum(exhibit.maps[method, asked, stream][list(pair)], 0)
+            heat = exhibit.maps[method, asked, stream][list(pair)]
+            heat = np.maximum(heat - np.median(heat, axis=(1, 2), keepdims=True), 0)
             for place, (name, own) in enumerate(zip(names, heat)):
                 ax = row[1 + 2 * number + place]
-                show(ax, overlay(image, own, heat.max()))
+                show(ax, overlay(image, own, own.max()))
                 ax.set_xlabel(literal(name), fontsize=9, labelpad=2)
     for column, title in zip((0, 1, 3), ("parts", *SHOWN)):
         axes[0, column].set_title(literal(title))
@@ -119,6 +120,8 @@ def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, strea
     axes[0].set(
         xscale="log", xlabel="share of test samples with the class", ylabel="latents that stand for it"
     )
+    axes[0].set_xticks([0.005, 0.01, 0.02, 0.05, 0.1], ["0.5 %", "1 %", "2 %", "5 %", "10 %"])
+    axes[0].minorticks_off()
     axes[0].set_title(f"Latents of a class, {stream_name(stream)}")
     axes[0].legend(fontsize=8)
     as_published = means.setting != ONE_VOTER
@@ -129,7 +132,8 @@ def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, strea
     }
     for ax, (title, (rows, column)) in zip(axes[1:], panels.items()):
         _by_assignment(ax, means[rows], column)
-        ax.set(title=title, ylim=(0, 1), ylabel="share of images without the class")
+        ax.set(title=title, ylim=(0, 1))
+    axes[1].set_ylabel("share of images without the class")
     axes[1].legend(fontsize=8)
     return fig
 
