@@ -9,7 +9,7 @@ an untrained model, random encoders ...). `decide`:
     open             no condition is shown and no contrary; or all are, but a control is open or not measured
     in part          some conditions are shown
     forced           all conditions are shown, but so is the contrary of a control: the claim is true of what
-                     cannot have the property too, so the gate or the firing rates force it
+                     cannot have the property too, or only while the gate sees all streams, which forces it
     holds            all conditions and all controls are shown
 """
 

@@ -26,7 +26,7 @@ OUTCOMES = {
     None: dict(marker="_", markersize=8, color="black", markerfacecolor="none"),
 }
 FIRST_CONDITION, FIRST_CONTROL, STEP = 0.8, 3.2, 0.38  # where the marks begin, and how far apart they are
-WIDTH, TEXT = 90, 6.7  # of the deciding test: letters a line, and the room they take
+WIDTH, TEXT = 105, 7.6  # of the deciding test: letters a line, and the room they take
 
 
 def verdict_chart(ax: Axes, card: Scorecard) -> Axes:

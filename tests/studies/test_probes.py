@@ -115,7 +115,7 @@ def test_reconstructions_are_the_models(small_store):
     np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
-def test_tables_hold_every_model_and_are_cached(small_store, monkeypatch):
+def test_tables_hold_every_model_and_are_cached(small_store, monkeypatch, forbid):
     profile = load_profile("smoke")
     profile = dataclasses.replace(
         profile,
@@ -139,6 +139,6 @@ def test_tables_hold_every_model_and_are_cached(small_store, monkeypatch):
     ).min() > 0.3  # concepts are linear
     assert set(linear.stream) == {"dino", "clip_img", "clip_txt"}
     for name in ("_latent_rows", "_linear_rows"):
-        monkeypatch.setattr(probes, name, lambda *_: pytest.fail("measured again"))
+        forbid(probes, name)
     assert probes.latent_probe_table(profile).equals(latents)
     assert probes.linear_probe_table(profile).equals(linear)

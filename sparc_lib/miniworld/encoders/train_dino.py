@@ -191,7 +191,10 @@ class Dino(Recipe):
             cls, patch = self.model(pick(tiles, places), places, masked)
             found_cls = self.model.predictor(self.model.cls_head(cls))
             found_patch = self.model.patch_head(patch[scene, place])
-            told, words = self.model.bag_head(cls), self.model.word_head(self.model.words)
+            told = self.model.bag_head(cls)
+            words = self.model.word_head(
+                self.model.words.clone()
+            )  # the buffer is renewed before the backward
         bag = self.bag_of_words(whole.float(), seen, draw).repeat(2, 1)
         told = F.log_softmax(cosine(told, words) / CLS_TEMPERATURE, 1)
         return {
