@@ -212,11 +212,12 @@ def markdown(card: Scorecard, profile: str) -> str:
         "",
         f"{len(table)} claims; {total}.",
         "",
-        "*Holds*: in order and sign, not in size. *Forced*: true as stated, but a control speaks against it: what "
-        "cannot have the property has it too, or it is gone when streams are coded alone. *Open*: the seeds "
-        "overlap. Verdicts follow by rule (`sparc_lib/claims/verdicts.py`, `claims.yaml`) from the tables in "
-        "this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. Numbers are "
-        "means over seeds, published ones stand in brackets; each fold has ranges, notes and every test.",
+        "*Holds*: in order and sign, not in size. *Forced*: true as stated, but a control speaks against it: "
+        "what cannot have the property has it too, or it is gone when streams are coded alone. *Open*: the "
+        "seeds overlap. Verdicts follow by rule (`sparc_lib/claims/verdicts.py`, `claims.yaml`) from the "
+        "tables in this folder. Sizes differ from the paper's, so rules ask for order, sign and shares. "
+        "Numbers are means over seeds, published ones stand in brackets; each fold has ranges, notes and "
+        "every test.",
         "",
     ]
     for group in dict.fromkeys(table.group):

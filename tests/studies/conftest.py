@@ -13,7 +13,7 @@ def in_this_process():
 
 @pytest.fixture
 def forbid(monkeypatch):
-    """forbid(module, name): a measure fails from now on; it counts as the same code, so finished rows stay."""
+    """forbid(module, name): a measure fails from now on. It counts as the same code: finished rows stay."""
 
     def put(module, name):
         def measured_again(*_):
