@@ -16,8 +16,10 @@ from sparc_lib import paths
 from sparc_lib.claims.published_numbers import published
 from sparc_lib.claims.scorecard import markdown, number_table, score_table, scorecard
 from sparc_lib.notebook.results import save_table
+from sparc_lib.notebook.separability import code_numbers
 from sparc_lib.profiles import load_profile
 from sparc_lib.studies.ablations import trends
+from sparc_lib.studies.part_scores import NO_COLOUR, ONE_COLOUR
 from sparc_lib.studies.retrieval import CODE_COLUMNS
 
 RESULTS = paths.REPO / "results" / "mini"
@@ -142,6 +144,16 @@ def gates():
     return result("08_gates").drop(columns="seed").groupby(["model", "method"], sort=False).mean()
 
 
+def parts_without_colour():
+    table = result("07_parts")
+    table = table[table.asked.isin([NO_COLOUR, ONE_COLOUR]) & (table.group != "control")]
+    return table[["contrast", "right"]]
+
+
+def whole_codes():
+    return code_numbers(result("07_separability"))
+
+
 # Printed tables that are made of a saved one: a piece of the cell's last line -> how.
 DERIVED = {
     "means.rename(index=show.method_name)": gates,
@@ -150,6 +162,8 @@ DERIVED = {
     'rescaled="place"': places,
     "leak.round(3)": codes_that_leak,
     'numbers.groupby("claim"': numbers_by_claim,
+    'less[less.group != "control"]': parts_without_colour,
+    'subset=["live", "l0", "rank"]': whole_codes,
 }
 NO_RESULT = (  # what was used, not what was found
     "pd.Series(versions",
