@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from ..profiles import Profile
 from ..studies.ablations import along
 from .bars import seed_dots
-from .style import CONTROL_COLOUR, setting_colour
+from .style import CONTROL_COLOUR, INK_OF_CONTROLS, setting_colour
 
 GATE_COLOURS = {"global": setting_colour("global_lambda1"), "local": setting_colour("local_lambda1")}
 GATE_NAMES = {"global": "Global TopK", "local": "Local TopK"}
 GATE_MARKS = {"global": "o", "local": "s"}
 GATE_DASHES = {"global": "--", "local": ":"}  # of the untrained model
-INK_OF_CONTROLS = "#666666"  # grey that can be read
 PARAMETER_NAMES = {"cross_weight": "λ", "k": "k", "n_latents": "number of latents L"}
 
 
@@ -54,6 +53,9 @@ def sweep_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axe
             ax.axhline(control.value.item(), **look)
         elif len(control):
             ax.plot(control.x.map(place), control.value, **look)
+    if len(controls) and 0 <= controls.max() < 0.01 * rows.value.max():  # a line on the axis is not seen
+        look = dict(transform=ax.transAxes, ha="right", color=INK_OF_CONTROLS, fontsize=8)
+        ax.text(0.98, 0.02, "untrained: 0.00", **look)
     return _parameter_axis(ax, xs, parameter, own)
 
 

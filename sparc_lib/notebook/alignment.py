@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import count
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from ..studies.tables import by_setting
 from ..taxonomy import Taxonomy
 from .bars import Bar, grouped_bars, values_by
-from .style import CONTROL_COLOUR, literal, setting_colour, setting_name
+from .style import CONTROL_COLOUR, INK_OF_CONTROLS, literal, setting_colour, setting_name
 
 PATTERN_COLOURS = {"all alive": "#404040", "2 of 3": "#8F8F8F", "1 of 3": "#CFCFCF", "all dead": "#FFFFFF"}
 FAINT = "#555555"
@@ -105,7 +106,8 @@ def jaccard_by_depth(ax: Axes, table: pd.DataFrame, controls: pd.DataFrame) -> A
         label = kind if setting == controls.setting.iloc[0] else None
         dashes = ":" if kind == "untrained" else "--"
         mean = rows.groupby("depth").jaccard.mean()
-        ax.plot(mean.index, mean, color=CONTROL_COLOUR, lw=1.5, ls=dashes, label=label, zorder=4)
+        look = dict(marker="D" if kind == "untrained" else "s", markersize=7, markerfacecolor="none")
+        ax.plot(mean.index, mean, color=INK_OF_CONTROLS, lw=1.2, ls=dashes, label=label, zorder=4, **look)
     for setting, rows in table.groupby("setting", sort=False):
         mean = rows.groupby("depth").jaccard.mean()
         colour = setting_colour(setting)
@@ -137,9 +139,15 @@ def kind_bars(ax: Axes, table: pd.DataFrame) -> Axes:
     """Share of the facts of a kind that have a latent, a bar a setting; mean over seeds, seeds as dots.
 
     table: rows (setting, seed, kind, out_of, share) of `studies.facts`; below a kind stands how many facts it
-    has.
+    has. Kinds of which no fact has a latent anywhere are named in a line instead.
     """
     size = dict(zip(table.kind, table.out_of))
+    best = table.groupby("kind", sort=False).share.max()
+    empty = [f"{kind} ({size[kind]})" for kind in best.index[best == 0]]
+    if empty and len(empty) < len(best):
+        table = table[~table.kind.isin(best.index[best == 0])]
+        words = textwrap.fill(f"in no setting: {', '.join(empty)}", 40)
+        ax.text(0.98, 0.97, words, transform=ax.transAxes, ha="right", va="top", fontsize=8)
     bars = []
     for setting, rows in table.groupby("setting", sort=False):
         bars.append(Bar(values_by(rows, "kind", "share"), setting_colour(setting), setting_name(setting)))

@@ -78,8 +78,12 @@ def _draw_bar(ax: Axes, bar: Bar, at: Mapping[str, float], width: float, number)
             spread = np.linspace(-0.18, 0.18, len(seeds)) * width
             seed_dots(ax, at[group] + spread, seeds, size=14 if width > 0.3 else 9)
     in_legend = ax.get_legend_handles_labels()[1]
-    for control, heights in bar.controls.items():
-        points = [(at[group], value) for group, values in heights.items() for value in np.atleast_1d(values)]
+    apart = 0.3 * width if len(bar.controls) > 1 and width > 0.3 else 0.0  # else they would hide each other
+    for control, shift in zip(bar.controls, np.linspace(-apart, apart, len(bar.controls))):
+        heights = bar.controls[control]
+        points = [
+            (at[group] + shift, value) for group, values in heights.items() for value in np.atleast_1d(values)
+        ]
         size = 42 if width > 0.3 else 22
         label = None if control in in_legend else control
         ax.scatter(*zip(*points), marker=CONTROL_MARKS.get(control, "P"), s=size, label=label, **CONTROL_LOOK)

@@ -27,7 +27,7 @@ STEPS = (PUBLISHED, *(f"at most {most}" for most in CAPS), LINEAR)
 
 
 def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
-    """A row an object: its picture with two parts outlined, then maps of the captions that name either, as
+    """A row an object: its picture, then maps of the captions that name either part, both outlined, as
     published and by the SPARC of regions. Every map has a scale of its own, from its median up."""
     scenes = exhibit.scenes
     if scenes.lacks:
@@ -45,7 +45,7 @@ def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
             heat = np.maximum(heat - np.median(heat, axis=(1, 2), keepdims=True), 0)
             for place, (name, own) in enumerate(zip(names, heat)):
                 ax = row[1 + 2 * number + place]
-                show(ax, overlay(image, own, own.max()))
+                show(ax, outlined(overlay(image, own, own.max()), masks))
                 ax.set_xlabel(literal(name), fontsize=9, labelpad=2)
     for column, title in zip((0, 1, 3), ("parts", *SHOWN)):
         axes[0, column].set_title(literal(title))

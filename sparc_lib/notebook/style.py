@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 # Streams and settings share no colour. Colours of Okabe-Ito and Tol and the grey of the controls, told apart
 # also by colour-blind readers (brown for a fourth setting: a pink is that grey to many of them).
 CONTROL_COLOUR = "#8C8C8C"  # every control and null is grey
+INK_OF_CONTROLS = "#666666"  # a grey that can be read
 STREAMS = {
     "dino": ("DINO", "#0072B2"),
     "clip_img": ("CLIP image", "#E69F00"),

@@ -81,11 +81,11 @@ def growth(ax: Axes, table: pd.DataFrame, variable: str) -> Axes:
     for part, rows in table[table.variable == variable].groupby("part", sort=False):
         place = parts.index(part)
         colour, marker = MORE_STREAM_COLOURS[place], MARKERS[place]
-        label = f"{part}: {rows.exponent.iloc[0]:.1f}"
+        label = f"{part}: exponent {rows.exponent.iloc[0]:.1f}"
         ax.plot(rows.value, rows.seconds, color=colour, marker=marker, markersize=5, label=label)
     ax.set(xscale="log", yscale="log", xlabel=SIZES[variable])
     values = sorted(table.value[table.variable == variable].unique())
-    ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=7)
+    ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=7, rotation=30)
     ax.minorticks_off()
     legend_below(ax, columns=1)
     return ax
