@@ -67,7 +67,7 @@ def panels(
     axes = fig.subplots(1, len(shown), squeeze=False)[0]
     for ax, (metric, coding, title) in zip(axes, shown):
         sweep_curve(ax, along(table, profile, parameter, metric, coding), parameter, own)
-        room = 1.2 if ax.texts else 1.0  # for the words on controls
+        room = 1.2 if any(text.get_va() == "top" for text in ax.texts) else 1.0  # for words above
         ax.set(title=title, ylim=(0, room * ax.get_ylim()[1]))
     legend_of_all(fig, axes)
     return fig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import count
 
@@ -146,8 +145,7 @@ def kind_bars(ax: Axes, table: pd.DataFrame) -> Axes:
     empty = [f"{kind} ({size[kind]})" for kind in best.index[best == 0]]
     if empty and len(empty) < len(best):
         table = table[~table.kind.isin(best.index[best == 0])]
-        words = textwrap.fill(f"in no setting: {', '.join(empty)}", 40)
-        ax.text(0.98, 0.97, words, transform=ax.transAxes, ha="right", va="top", fontsize=8)
+        ax.set_xlabel(f"none of: {', '.join(empty)}", fontsize=8)
     bars = []
     for setting, rows in table.groupby("setting", sort=False):
         bars.append(Bar(values_by(rows, "kind", "share"), setting_colour(setting), setting_name(setting)))

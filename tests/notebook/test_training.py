@@ -38,7 +38,10 @@ def test_growth_draws_a_line_a_part_and_names_its_exponent(ax):
     show.growth(ax, table, "L")
     step, codes = ax.get_lines()
     assert step.get_xydata().tolist() == [[10, 1], [100, 100]] and codes.get_ydata().tolist() == [3, 3]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["step: 2.0", "codes: 0.0"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "step: exponent 2.0",
+        "codes: exponent 0.0",
+    ]
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert step.get_color() != codes.get_color() and step.get_marker() != codes.get_marker()
 
