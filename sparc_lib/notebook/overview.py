@@ -101,9 +101,9 @@ def _encoder_lane(ax: Axes, stream: str, y: float, active: Sequence[int]) -> Non
     ax.text(0.05, y, SEES[stream], style="italic", **CENTRED)
     _arrow(ax, (0.5, y), (0.8, y), INK)
     _box(ax, 1.45, y, 1.3, stream_name(stream), colour)
-    _arrow(ax, (2.1, y), (2.65, y), colour, label="$x_s$")
-    _box(ax, 3.1, y, 0.9, "$p_s,\\ W_s,\\ b_s$", colour)
-    _arrow(ax, (3.55, y), (4.15, y), colour, label="$h_s$")
+    _arrow(ax, (2.1, y), (2.5, y), colour, label="$x_s$")
+    _box(ax, 3.15, y, 1.3, "$p_s,\\ W_s,\\ b_s$", colour)
+    _arrow(ax, (3.8, y), (4.15, y), colour, label="$h_s$")
     _arrow(ax, (5.05, y), (5.45, y), INK)
     for cell in range(CELLS):
         look = dict(edgecolor=INK, linewidth=0.8, zorder=3, facecolor=colour if cell in active else "white")
