@@ -229,15 +229,6 @@ def activation_patterns(counts: LabelCounts, *, min_samples: int = 1) -> Activat
     )
 
 
-def firing_density(codes_by_stream: Mapping) -> dict[str, np.ndarray]:
-    """Share of samples on which each latent fires (z > 0), float64 [L] per stream: the density histogram."""
-    density = {}
-    for stream, codes in _all_csr(codes_by_stream).items():
-        active = np.bincount(codes.indices[codes.data > 0], minlength=codes.shape[1])
-        density[stream] = active / codes.shape[0]
-    return density
-
-
 def pw_mcc(first: np.ndarray, second: np.ndarray) -> float:
     """Pairwise dictionary mean correlation coefficient (PW-MCC, arXiv:2505.20254) of two dictionaries.
 

@@ -124,9 +124,9 @@ EXERCISES[3] = Exercise(
         table = pd.read_csv(REPO / "results/mini/05_retrieval.csv")
         codes = table[(table.model == "trained") & (table.setting == "global_lambda1")]
         codes = codes[(codes.kind == "codes") & (codes.protocol == "pairs") & (codes.coding == "independent")]
-        found = codes.groupby(["query", "reference"]).recall_1.mean()
-        chain = found["clip_txt", "clip_img"] * found["clip_img", "dino"]
-        answer = found["clip_txt", "dino"] / chain
+        recall = codes.groupby(["query", "reference"]).recall_1.mean()
+        chain = recall["clip_txt", "clip_img"] * recall["clip_img", "dino"]
+        answer = recall["clip_txt", "dino"] / chain
     """,
     wrong=(
         """
@@ -136,8 +136,8 @@ EXERCISES[3] = Exercise(
         table = pd.read_csv(REPO / "results/mini/05_retrieval.csv")
         codes = table[(table.model == "trained") & (table.setting == "global_lambda1")]
         codes = codes[(codes.kind == "codes") & (codes.protocol == "pairs")]
-        found = codes.groupby(["query", "reference"]).recall_1.mean()
-        answer = found["clip_txt", "dino"] / (found["clip_txt", "clip_img"] * found["clip_img", "dino"])
+        recall = codes.groupby(["query", "reference"]).recall_1.mean()
+        answer = recall["clip_txt", "dino"] / (recall["clip_txt", "clip_img"] * recall["clip_img", "dino"])
         """,
         """
         import pandas as pd
@@ -146,8 +146,8 @@ EXERCISES[3] = Exercise(
         table = pd.read_csv(REPO / "results/mini/05_retrieval.csv")
         codes = table[(table.model == "trained") & (table.setting == "global_lambda1")]
         codes = codes[(codes.kind == "codes") & (codes.protocol == "pairs") & (codes.coding == "independent")]
-        found = codes.groupby(["query", "reference"]).recall_1.mean()
-        answer = found["clip_txt", "clip_img"] * found["clip_img", "dino"] / found["clip_txt", "dino"]
+        recall = codes.groupby(["query", "reference"]).recall_1.mean()
+        answer = recall["clip_txt", "clip_img"] * recall["clip_img", "dino"] / recall["clip_txt", "dino"]
         """,
         "answer = 1.0",
     ),

@@ -1,4 +1,4 @@
-"""What a notebook says in words and tables: computed sentences, and the paper's numbers beside ours."""
+"""The numbers of the paper and of the authors' notebooks, and tables that put ours beside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from IPython.display import Markdown, display
 from pydantic.dataclasses import dataclass
 
 from .declared import STRICT, read_declared
@@ -46,14 +45,6 @@ def published(file: Path = NUMBERS) -> dict[str, PublishedValue]:
     """All published numbers by id, like ``jaccard/global_lambda1/depth5``. ValueError for a broken file."""
     rows = [asdict(entry) for entry in read_declared(file, _Entry)]
     return {row["id"]: PublishedValue(*map(row.get, PublishedValue._fields)) for row in rows}
-
-
-def reading(text: str, lacks: str = "") -> None:
-    """Show what a result says. Pass an f-string: every number in it is computed, none is typed.
-
-    lacks: why the numbers cannot be had from this profile's data, which is then shown in place of the text.
-    """
-    display(Markdown(f"**Reading.** {f'Not measurable on this profile: {lacks}.' if lacks else text}"))
 
 
 def beside_paper(here: Mapping[str, float | str], ids: Mapping[str, str]) -> pd.DataFrame:

@@ -40,9 +40,9 @@ class Rule:
 
 
 class Quantities(NamedTuple):
-    """found: samples by id. missing: what is wrong with the tables that could not be read, by name."""
+    """samples: samples by id. missing: what is wrong with the tables that could not be read, by name."""
 
-    found: dict[str, Sample]
+    samples: dict[str, Sample]
     missing: dict[str, str]
 
 
@@ -54,7 +54,7 @@ def read_quantities(folder: Path, settings: Sequence[Setting] = ()) -> Quantitie
     ValueError, naming file and rule, for a table of another shape.
     """
     names = {setting.name: f"{setting.gate}_lambda{setting.cross_weight:g}" for setting in settings}
-    found: dict[str, Sample] = {}
+    samples: dict[str, Sample] = {}
     missing: dict[str, str] = {}
     tables: dict[str, pd.DataFrame] = {}
     for rule in read_declared(RULES, Rule):
@@ -74,8 +74,8 @@ def read_quantities(folder: Path, settings: Sequence[Setting] = ()) -> Quantitie
         for key, values in quantities.items():
             finite = [value for value in values if pd.notna(value)]
             if finite:
-                found[key] = Sample.of(finite)
-    return Quantities(found, missing)
+                samples[key] = Sample.of(finite)
+    return Quantities(samples, missing)
 
 
 def _read(file: Path, names: Mapping[str, str]) -> pd.DataFrame:

@@ -96,12 +96,12 @@ def load_claims(file: Path = CLAIMS) -> list[Claim]:
 
 def judge(claim: Claim, quantities: Quantities) -> Judgement:
     """Apply the claim's rules to the numbers."""
-    conditions = [examine(test, quantities.found) for test in claim.conditions]
-    controls = [examine(test, quantities.found) for test in claim.controls]
+    conditions = [examine(test, quantities.samples) for test in claim.conditions]
+    controls = [examine(test, quantities.samples) for test in claim.controls]
     verdict = decide(conditions, controls)
     why = because(conditions, controls)
     if verdict == "not measurable":
-        absent = [key for key in claim.quantities() if key not in quantities.found]
+        absent = [key for key in claim.quantities() if key not in quantities.samples]
         reason = quantities.missing.get(claim.table, f"no number for {absent[0]}")
         why = f"Not measurable on this profile ({reason})."
     return Judgement(claim, verdict, conditions, controls, why)
@@ -141,7 +141,7 @@ def published_value(published_id: str) -> float:
 
 def score_table(card: Scorecard) -> pd.DataFrame:
     """One row a claim: what is published, here, control, verdict, why, and a link to the cell behind it."""
-    found = card.quantities.found
+    samples = card.quantities.samples
     published_id = {counterpart(key): key for key in published()}
     rows = []
     for claim, verdict, _, _, why in card.judgements:
@@ -156,8 +156,8 @@ def score_table(card: Scorecard) -> pd.DataFrame:
                 "group": claim.group,
                 "claim": claim.claim,
                 **{source: "; ".join(parts) for source, parts in texts.items()},
-                "here": _listed(claim.show, found),
-                "control": _listed(claim.control, found),
+                "here": _listed(claim.show, samples),
+                "control": _listed(claim.control, samples),
                 "verdict": verdict,
                 "why": why,
                 "note": claim.note,
@@ -172,8 +172,8 @@ def _source(published_id: str) -> str:
     return "paper" if published()[published_id].source.startswith("paper") else "authors' notebooks"
 
 
-def _listed(labels: Mapping[str, str], found: Mapping[str, Sample]) -> str:
-    return "; ".join(f"{label}: {found[key]}" for label, key in labels.items() if key in found)
+def _listed(labels: Mapping[str, str], samples: Mapping[str, Sample]) -> str:
+    return "; ".join(f"{label}: {samples[key]}" for label, key in labels.items() if key in samples)
 
 
 def number_table(card: Scorecard) -> pd.DataFrame:
@@ -184,7 +184,7 @@ def number_table(card: Scorecard) -> pd.DataFrame:
     for key in published():
         row = {"id": key, "claim": claims.get(key), "paper": None, "authors' notebooks": None}
         row[_source(key)] = published_value(key)
-        sample = card.quantities.found.get(counterpart(key))
+        sample = card.quantities.samples.get(counterpart(key))
         row |= {"here": None, "low": None, "high": None, "seeds": 0}
         if sample:
             row |= {"here": sample.mean, "low": sample.low, "high": sample.high, "seeds": len(sample.values)}
@@ -232,7 +232,7 @@ def markdown(card: Scorecard, profile: str) -> str:
             cells = (
                 f"{SYMBOLS[one.verdict]} {one.verdict}",
                 one.claim.name,
-                _brief(one.claim.show, card.quantities.found),
+                _brief(one.claim.show, card.quantities.samples),
                 str(decisive(one.conditions, one.controls)),
             )
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -242,14 +242,14 @@ def markdown(card: Scorecard, profile: str) -> str:
     return "\n".join(lines)
 
 
-def _brief(labels: Mapping[str, str], found: Mapping[str, Sample], most: int = 4) -> str:
+def _brief(labels: Mapping[str, str], samples: Mapping[str, Sample], most: int = 4) -> str:
     """Means of the first quantities shown, two digits each, with the published number in brackets."""
     published_id = {counterpart(key): key for key in published()}
     parts = []
     for label, key in list(labels.items())[:most]:
-        if key not in found:
+        if key not in samples:
             continue
-        text = f"{label}: {number(found[key].mean, digits=2)}"
+        text = f"{label}: {number(samples[key].mean, digits=2)}"
         if key in published_id:
             text += f" [{number(published_value(published_id[key]), digits=2)}]"
         parts.append(text)

@@ -110,37 +110,3 @@ def _words(text: str) -> str:
 
 def _says(caption: str, name: str) -> bool:
     return name in caption or f"{name[:-1]}s " in caption
-
-
-def one_image(data: PairedDataset, row: int) -> str:
-    """What is known of the objects in pair `row`'s image, as a sentence."""
-    facts = data.facts(row)
-    if facts is not None:
-        return _one_scene(facts.scene)
-    carried = ", ".join(data.classes[column] for column in data.labels[[row]].indices)
-    if not data.knows_masks:
-        return (
-            f"Not measurable on this profile: {NO_MASKS}. Of the photograph above we know "
-            f"{carried or 'no class'}, and that people have confirmed it. Parts and attributes are not known "
-            "either."
-        )
-    masks = data.masks(row)
-    crowds = sum(one.crowd for one in masks)
-    covered = np.logical_or.reduce([one.mask for one in masks]).mean() if masks else 0.0
-    return (
-        f"{len(masks)} annotated instances ({carried}; {crowds} of them crowds in one outline), drawn by "
-        f"people, cover {covered:.0%} of the photograph. What is outside the {len(data.classes)} classes has "
-        "no outline, and parts and attributes are not known: that takes the miniature world."
-    )
-
-
-def _one_scene(scene: Scene) -> str:
-    masks, main = scene.masks(), scene.objects[scene.main]
-    n_parts = sum(number == scene.main for number, _ in masks.parts)
-    share, all_of_them = masks.instances[scene.main].mean(), masks.instances.any(0).mean()
-    return (
-        f"{len(scene.objects)} objects in front of the background {scene.background!r}; the main one, a "
-        f"{main.colour} {main.name}, covers {share:.0%} of the frame, all objects together "
-        f"{all_of_them:.0%}. Its {n_parts} parts are known too, so a latent can be asked whether it is about "
-        "the whole animal or thing, or about one part of it."
-    )

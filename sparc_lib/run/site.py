@@ -103,9 +103,9 @@ def mathml(formula: str, display: str) -> str:
     """MathML of a LaTeX formula; display: "block" or "inline". What cannot be converted stays as it is."""
     from latex2mathml.converter import convert  # a tenth of a second
 
-    known = re.sub(r"\\operatorname\*?", r"\\mathrm", formula.strip())  # the converter has no operatorname
+    plain = re.sub(r"\\operatorname\*?", r"\\mathrm", formula.strip())  # the converter has no operatorname
     try:
-        return convert(known, display=display).replace(NORM, NORM.replace("<mo", '<mo stretchy="false"'))
+        return convert(plain, display=display).replace(NORM, NORM.replace("<mo", '<mo stretchy="false"'))
     except Exception:  # the converter raises what it likes; a formula in LaTeX can still be read
         return f"<code>{formula.replace('&', '&amp;').replace('<', '&lt;')}</code>"
 

@@ -62,8 +62,8 @@ def intervention_table(profile: Profile) -> pd.DataFrame:
     weights = list(dict.fromkeys(run.random_weights for run in runs))
     folders = all_edited_features(profile, made, weights)
     digests = {str(seed): FeatureStore.open(folder).digest for seed, folder in folders.items()}
-    known = {split: vocabulary(dataset(profile, split)) for split in ("train", "test")}
-    measure = partial(_measure, made, known, folders)
+    words = {split: vocabulary(dataset(profile, split)) for split in ("train", "test")}
+    measure = partial(_measure, made, words, folders)
     return table("interventions", profile, runs, measure, {"sparc": profile.sparc, "edits": digests})
 
 
@@ -83,19 +83,19 @@ def _as_long_as_gates(profile: Profile) -> Profile:
 
 def _measure(
     made: Sequence[Change],
-    known: Mapping[str, Vocabulary],
+    words: Mapping[str, Vocabulary],
     folders: Mapping[int | None, Path],
     model: SPARC | None,
     stores: Stores,
     run: Run,
 ) -> pd.DataFrame:
     edited, test = FeatureStore.open(folders[run.random_weights]), stores["test"]
-    pairs = joined(pairs_of(made, edited), other_scenes(test, known["test"], len(made)))
+    pairs = joined(pairs_of(made, edited), other_scenes(test, words["test"], len(made)))
     other = partners(pairs, np.random.default_rng(run.seed))
     if model is None:
         rows = ridge_rows(pairs, other, stores["train"])
     else:
-        moved = moves(model, pairs, stores["train"], known["train"])
+        moved = moves(model, pairs, stores["train"], words["train"])
         rows = [*agreement_rows(pairs, other, moved), *selectivity_rows(pairs, other, moved)]
         rows += reconstruction_rows(pairs, other, moved, model)
     return pd.DataFrame(rows, columns=InterventionRow._fields)
@@ -110,10 +110,10 @@ def pairs_of(made: Sequence[Change], store: FeatureStore) -> Pairs:
     return Pairs(np.array([change.kind for change in made]), before, after, true_before, true_after)
 
 
-def other_scenes(test: FeatureStore, known: Vocabulary, most: int) -> Pairs:
+def other_scenes(test: FeatureStore, words: Vocabulary, most: int) -> Pairs:
     """Pairs of two test samples of different images: what changes when everything does."""
     rows = np.unique(test.image_ids, return_index=True)[1][: min(most, len(test) // 4) + 1]
-    x, true = test.tensors(rows), known.of([test.ids[row] for row in rows]).true.toarray()
+    x, true = test.tensors(rows), words.of([test.ids[row] for row in rows]).true.toarray()
     before, after = ({s: values[part] for s, values in x.items()} for part in (slice(-1), slice(1, None)))
     return Pairs(np.array([ANOTHER_SCENE] * (len(rows) - 1)), before, after, true[:-1], true[1:])
 
@@ -142,12 +142,12 @@ def partners(pairs: Pairs, draw: np.random.Generator) -> np.ndarray:
 
 
 @torch.no_grad()
-def moves(model: SPARC, pairs: Pairs, train: FeatureStore, known: Vocabulary) -> Moves:
+def moves(model: SPARC, pairs: Pairs, train: FeatureStore, words: Vocabulary) -> Moves:
     """Codes of the pairs, every stream alone, and names of the latents from the facts of the train store."""
     codes = {}
     for when, streams in (("before", pairs.before), ("after", pairs.after)):
         coded = encode_store(model, streams, "independent")
         codes[when] = {stream: z.toarray() for stream, z in coded.items()}
-    known = known.of(train.ids)
-    names = lift_names(encode_store(model, train, "independent"), known.true, known.terms)
+    words = words.of(train.ids)
+    names = lift_names(encode_store(model, train, "independent"), words.true, words.terms)
     return Moves(**codes, names=dict(zip(names.named, supported_names(names))))

@@ -92,9 +92,9 @@ def test_a_missing_number_makes_it_not_measurable_and_a_missing_control_open(cla
 
 
 def test_an_absent_table_is_named(claim, tmp_path):
-    found = next(j for j in scorecard(tmp_path).judgements if j.claim.id == claim.id)
-    assert found.verdict == "not measurable"
-    assert found.why == (
+    samples = next(j for j in scorecard(tmp_path).judgements if j.claim.id == claim.id)
+    assert samples.verdict == "not measurable"
+    assert samples.why == (
         f"Not measurable on this profile (notebook {claim.table[:2]} not run: {claim.table}.csv is missing)."
     )
 
@@ -118,7 +118,7 @@ def test_committed_tables_hold_every_number_the_claims_ask_for():
         for key in (*claim.quantities(), *claim.show.values(), *claim.control.values())
     }
     elsewhere = ("sweep/", "retrieval/baseline/")  # written by notebooks 03 and 05
-    assert {key for key in wanted if not key.startswith(elsewhere)} <= set(quantities.found)
+    assert {key for key in wanted if not key.startswith(elsewhere)} <= set(quantities.samples)
     for claim in load_claims():
         if claim.table not in quantities.missing:
             assert "#cell-id=" in link(claim.table)
@@ -256,11 +256,11 @@ def test_tradeoff_takes_extremes_over_streams_and_pairs_by_seed(tmp_path):
         )
     ]
     write(tmp_path, "02_scores", "run setting seed coding metric kind source target value", rows)
-    found = read_quantities(tmp_path).found
-    assert found["tradeoff/self_nmse_penalty_low"].values == pytest.approx((0.2, 0.2))
-    assert found["tradeoff/self_nmse_penalty_high"].values == pytest.approx((0.25, 0.25))
-    assert found["tradeoff/cross_nmse_gain_low"].values == pytest.approx((-0.2, -0.2))
-    assert found["tradeoff/cross_nmse_gain_high/independent"].values == pytest.approx((0.2, 0.2))
+    samples = read_quantities(tmp_path).samples
+    assert samples["tradeoff/self_nmse_penalty_low"].values == pytest.approx((0.2, 0.2))
+    assert samples["tradeoff/self_nmse_penalty_high"].values == pytest.approx((0.25, 0.25))
+    assert samples["tradeoff/cross_nmse_gain_low"].values == pytest.approx((-0.2, -0.2))
+    assert samples["tradeoff/cross_nmse_gain_high/independent"].values == pytest.approx((0.2, 0.2))
 
 
 def test_sweeps_probes_and_protocols(tmp_path):
@@ -317,14 +317,14 @@ def test_sweeps_probes_and_protocols(tmp_path):
             ("random encoders", 0, "ridge", "clip_img", "clip_txt", 0.9),
         ],
     )
-    found = read_quantities(tmp_path).found
-    assert found["retrieval/baseline/ridge/R@1"].values == pytest.approx((0.3,))
-    assert found["sweep/trend/k/cross_nmse/joint/global"].values == pytest.approx((-1, -0.8))
-    assert found["sweep/share_reached_at_1/cross_weight/cross_nmse/joint/local"].values == (0.95,)
-    assert found["sweep/self_nmse_penalty_low"].values == pytest.approx((0.1,))
-    assert found["probe/global_lambda1/dino"].values == pytest.approx((0.5, 0.6))
-    assert {f"probe/global_lambda1/mean{end}" for end in ("", "/train", "/independent")} <= set(found)
-    assert found["retrieval/global_lambda1/joined/R@1"].values == pytest.approx((0.2,))  # captions ask
+    samples = read_quantities(tmp_path).samples
+    assert samples["retrieval/baseline/ridge/R@1"].values == pytest.approx((0.3,))
+    assert samples["sweep/trend/k/cross_nmse/joint/global"].values == pytest.approx((-1, -0.8))
+    assert samples["sweep/share_reached_at_1/cross_weight/cross_nmse/joint/local"].values == (0.95,)
+    assert samples["sweep/self_nmse_penalty_low"].values == pytest.approx((0.1,))
+    assert samples["probe/global_lambda1/dino"].values == pytest.approx((0.5, 0.6))
+    assert {f"probe/global_lambda1/mean{end}" for end in ("", "/train", "/independent")} <= set(samples)
+    assert samples["retrieval/global_lambda1/joined/R@1"].values == pytest.approx((0.2,))  # captions ask
 
 
 def test_heatmaps_by_target_stream_and_control(tmp_path):
@@ -343,8 +343,8 @@ def test_heatmaps_by_target_stream_and_control(tmp_path):
             ("reference", "patch classifier", "clip_img", "", "", 0, 0.6, 0.5, 0.4),
         ],
     )
-    found = {key: sample.mean for key, sample in read_quantities(tmp_path).found.items()}
-    assert found == pytest.approx(
+    samples = {key: sample.mean for key, sample in read_quantities(tmp_path).samples.items()}
+    assert samples == pytest.approx(
         {
             **{
                 f"segmentation/global_lambda1/latents/{target}/{measure}": value
@@ -380,11 +380,11 @@ def test_settings_are_known_by_gate_and_weight(tmp_path):
     rows = [("trained", "mine", seed, "joint", name, 1, 0.1) for seed in (0, 1) for name in patterns]
     write(tmp_path, "04_patterns", columns, rows)
     settings = [Setting("mine", "local", 0.5), Setting("other", "global", 1.0)]
-    found = read_quantities(tmp_path, settings).found
-    assert found["patterns/local_lambda0.5/all_alive"].values == (0.1, 0.1)
-    assert found["patterns/local_lambda0.5/mixed"].values == (0.2, 0.2)
-    assert found["patterns/local_lambda0.5/dead_range"].values == (0, 0)
-    assert not any("mine" in key for key in found)
+    samples = read_quantities(tmp_path, settings).samples
+    assert samples["patterns/local_lambda0.5/all_alive"].values == (0.1, 0.1)
+    assert samples["patterns/local_lambda0.5/mixed"].values == (0.2, 0.2)
+    assert samples["patterns/local_lambda0.5/dead_range"].values == (0, 0)
+    assert not any("mine" in key for key in samples)
 
 
 def test_rules_of_quantities_are_checked_field_by_field(tmp_path):

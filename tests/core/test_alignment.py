@@ -9,7 +9,6 @@ from sklearn.metrics import jaccard_score
 from sparc_lib.alignment import (
     activation_patterns,
     as_csr,
-    firing_density,
     jaccard_per_latent,
     label_counts,
     mean_jaccard,
@@ -142,12 +141,6 @@ def test_patterns_and_means():
     strict = activation_patterns(counts, min_samples=10**6)
     assert strict.all_dead == 12
     assert np.isnan(mean_jaccard(per_latent, counts, min_samples=10**6).alive)
-
-
-def test_firing_density_is_the_share_of_samples():
-    codes, _ = problem()
-    for stream, share in firing_density(codes).items():
-        np.testing.assert_allclose(share, (codes[stream] > 0).mean(0))
 
 
 def test_clear_errors():

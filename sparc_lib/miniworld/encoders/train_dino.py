@@ -189,18 +189,18 @@ class Dino(Recipe):
                 target_cls = average.cls_head(whole_cls)
                 target_patch = average.patch_head(whole[scene, twin])
             cls, patch = self.model(pick(tiles, places), places, masked)
-            found_cls = self.model.predictor(self.model.cls_head(cls))
-            found_patch = self.model.patch_head(patch[scene, place])
-            told = self.model.bag_head(cls)
+            student_cls = self.model.predictor(self.model.cls_head(cls))
+            student_patch = self.model.patch_head(patch[scene, place])
+            guessed = self.model.bag_head(cls)
             words = self.model.word_head(
                 self.model.words.clone()
             )  # the buffer is renewed before the backward
         bag = self.bag_of_words(whole.float(), seen, draw).repeat(2, 1)
-        told = F.log_softmax(cosine(told, words) / CLS_TEMPERATURE, 1)
+        guessed = F.log_softmax(cosine(guessed, words) / CLS_TEMPERATURE, 1)
         return {
-            "cls": sum(contrast(half, target_cls, CLS_TEMPERATURE) for half in found_cls.split(b)) / 2,
-            "patch": contrast(found_patch, target_patch, PATCH_TEMPERATURE),
-            "bag": -BAG * (bag * told).sum(1).mean(),
+            "cls": sum(contrast(half, target_cls, CLS_TEMPERATURE) for half in student_cls.split(b)) / 2,
+            "patch": contrast(student_patch, target_patch, PATCH_TEMPERATURE),
+            "bag": -BAG * (bag * guessed).sum(1).mean(),
             "spread": SPREAD * log_participation(cls.float()),
         }
 

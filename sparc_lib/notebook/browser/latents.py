@@ -136,9 +136,9 @@ def tellers(reading: Reading, latents: Sequence[int], words: Vocabulary) -> list
     best = np.argsort(-mean, axis=1, kind="stable")[:, :TELLERS]
     entries = []
     for term, places in enumerate(best):
-        told = [place for place in places.tolist() if mean[term, place] > 0]
-        percent = np.round(100 * scores[:, term, told]).astype(int).T
-        entries.append([number for place, row in zip(told, percent.tolist()) for number in (place, *row)])
+        telling = [place for place in places.tolist() if mean[term, place] > 0]
+        percent = np.round(100 * scores[:, term, telling]).astype(int).T
+        entries.append([number for place, row in zip(telling, percent.tolist()) for number in (place, *row)])
     return entries
 
 
