@@ -40,8 +40,8 @@ def parts_figure(fig: Figure, exhibit: Exhibit, stream: str) -> Figure:
         masks = np.stack([region.mask() for region in regions])
         show(row[0], outlined(np.asarray(image), masks))
         names = scenes.names(pair)
-        for number, (method, asked) in enumerate(SHOWN.values()):
-            heat = exhibit.maps[method, asked, stream][list(pair)]
+        for number, (method, question) in enumerate(SHOWN.values()):
+            heat = exhibit.maps[method, question, stream][list(pair)]
             heat = np.maximum(heat - np.median(heat, axis=(1, 2), keepdims=True), 0)
             for place, (name, own) in enumerate(zip(names, heat)):
                 ax = row[1 + 2 * number + place]
@@ -60,14 +60,14 @@ def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
     the 95 % interval over images, colours the kind of reading.
     """
     axes = fig.subplots(1, 4, sharey=True)
-    rows = table[table.asked.isin([PART, MASKS]) | (table.group == "published")]
+    rows = table[table.question.isin([PART, MASKS]) | (table.group == "published")]
     if rows.empty:
         for ax in axes:
             not_measurable(ax)
         return fig
     rows = rows.assign(rank=rows.group.map(ORDER.index)).sort_values("rank", kind="stable")
-    lines = list(dict.fromkeys(zip(rows.method, rows.asked)))
-    less = [table[table.asked == asked].assign(asked=PART) for asked in (NO_COLOUR, ONE_COLOUR)]
+    lines = list(dict.fromkeys(zip(rows.method, rows.question)))
+    less = [table[table.question == question].assign(question=PART) for question in (NO_COLOUR, ONE_COLOUR)]
     titles = ("Contrast of the two maps", "Brighter on its own part", "No colour named", "In one colour")
     for ax, own, title in zip(axes, (rows, rows, *less), titles):
         right = ax is axes[1]
@@ -79,7 +79,7 @@ def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
             xlim=(0.3, 1.02) if right else (-0.45, 1.02),
         )
         ax.grid(axis="y", visible=False)
-    names = [f"{method}: {asked}" if method == GRADIENTS else method for method, asked in lines]
+    names = [f"{method}: {question}" if method == GRADIENTS else method for method, question in lines]
     axes[0].set_yticks(range(len(lines)), [literal(name) for name in names], fontsize=8)
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
     handles = [
@@ -93,7 +93,7 @@ def readings_figure(fig: Figure, table: pd.DataFrame) -> Figure:
 def _intervals(ax: Axes, rows: pd.DataFrame, lines: list[tuple[str, str]], score: str) -> None:
     """A mark a row and its interval, on the line of its method and question."""
     for row in rows.itertuples():
-        y = lines.index((row.method, row.asked)) + (0.16 if row.stream == "clip_img" else -0.16)
+        y = lines.index((row.method, row.question)) + (0.16 if row.stream == "clip_img" else -0.16)
         low, high = getattr(row, f"{score}_low"), getattr(row, f"{score}_high")
         ax.hlines(y, low, high, color=COLOURS[row.group], lw=1.5)
         look = dict(color=COLOURS[row.group], marker=MARKS[row.stream], s=26, zorder=3, linewidth=0)

@@ -41,14 +41,14 @@ LEAST_COVER = 0.25  # of a patch, from which on the reference learns it as the p
 Maps = Iterator[tuple[Reading, np.ndarray]]  # [n_regions, rows, columns] each
 
 
-class Asked(NamedTuple):
+class Prompts(NamedTuple):
     """Text features of captions that name a part, and of their objects alone; unit norm, [n, dim] each."""
 
     parts: Tensor
     wholes: Tensor
 
     @classmethod
-    def of(cls, clip, scenes: PartImages) -> Asked:
+    def of(cls, clip, scenes: PartImages) -> Prompts:
         return cls(regions.text_features(clip, scenes.captions), regions.text_features(clip, scenes.wholes))
 
     def directions(self) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ class View(NamedTuple):
 
     pair: tuple
     scenes: PartImages
-    asked: Asked
+    prompts: Prompts
     patches: Mapping[str, Tensor]
     image: np.ndarray
 
@@ -82,11 +82,11 @@ class View(NamedTuple):
         numbers, image = np.unique([region.image for region in scenes.data.regions], return_inverse=True)
         pictures = [scenes.data.image(number) for number in numbers]
         patches = {stream: patch_features(encoder, pictures) for stream, encoder in zip(IMAGE_STREAMS, pair)}
-        return cls(pair, scenes, Asked.of(pair[1], scenes), patches, image)
+        return cls(pair, scenes, Prompts.of(pair[1], scenes), patches, image)
 
-    def asked_in(self, scenes: PartImages) -> View:
+    def with_prompts_of(self, scenes: PartImages) -> View:
         """The same pictures, with the captions of `scenes`, whose regions are the same."""
-        return self._replace(asked=Asked.of(self.pair[1], scenes))
+        return self._replace(prompts=Prompts.of(self.pair[1], scenes))
 
     def grid(self, stream: str) -> tuple[int, int]:
         return self.pair[IMAGE_STREAMS.index(stream)].patch_grid
@@ -110,7 +110,7 @@ class Target(NamedTuple):
         return weighted_target(self.model.encode({stream: trace.unit}, "independent")[stream], weights)
 
 
-def sparc_targets(asked: Asked, models: list[SPARC], group: str, method: str) -> list[Target]:
+def sparc_targets(prompts: Prompts, models: list[SPARC], group: str, method: str) -> list[Target]:
     """The match of a caption's code with the image's, by attention relevance as notebook 06 has it.
 
     To ask for a part less its object is an attempt of ours, unless it is a control. Of published models also
@@ -119,21 +119,21 @@ def sparc_targets(asked: Asked, models: list[SPARC], group: str, method: str) ->
     targets = []
     for stream in IMAGE_STREAMS:
         for seed, model in enumerate(models):
-            weights = asked.weights(model)
+            weights = prompts.weights(model)
             ours = "control" if group == "control" else "attempt"
             caption = Reading(group, method, CAPTION, stream, seed)
             targets.append(Target(caption, heatmap, weights[CAPTION], model))
-            targets.append(Target(caption._replace(group=ours, asked=PART), heatmap, weights[PART], model))
+            targets.append(Target(caption._replace(group=ours, question=PART), heatmap, weights[PART], model))
             if group == "published":
                 targets.append(Target(caption._replace(method=CAM), grad_cam, weights[CAPTION], model))
     return targets
 
 
-def similarity_targets(asked: Asked) -> list[Target]:
+def similarity_targets(prompts: Prompts) -> list[Target]:
     """CLIP's cosine, no SPARC, and the CLIP image only."""
     return [
         Target(Reading("baseline", SIMILARITY, name, "clip_img"), heatmap, direction)
-        for name, direction in asked.directions().items()
+        for name, direction in prompts.directions().items()
     ]
 
 
@@ -155,9 +155,9 @@ def gradient_maps(view: View, targets: Sequence[Target]) -> Maps:
 def clip_patch_maps(view: View) -> Maps:
     """CLIP's similarity of texts and patches."""
     patches = view.patches["clip_img"][view.image]
-    for asked, direction in view.asked.directions().items():
+    for question, direction in view.prompts.directions().items():
         maps = similarity_maps(patches, direction, view.grid("clip_img"))
-        yield Reading("baseline", CLIP_PATCHES, asked, "clip_img"), maps
+        yield Reading("baseline", CLIP_PATCHES, question, "clip_img"), maps
 
 
 def patch_maps(view: View, models: list[SPARC], group: str, method: str) -> Maps:
@@ -167,9 +167,9 @@ def patch_maps(view: View, models: list[SPARC], group: str, method: str) -> Maps
             device = next(model.parameters()).device
             codes = patch_codes(model, stream, view.patches[stream].to(device))
             own = [codes[image] for image in view.image]
-            for asked, weights in view.asked.weights(model).items():
+            for question, weights in view.prompts.weights(model).items():
                 maps = activation_maps(own, weights, view.grid(stream))
-                yield Reading(group, method, asked, stream, seed), maps
+                yield Reading(group, method, question, stream, seed), maps
 
 
 def decoded_maps(view: View, models: list[SPARC], group: str, method: str) -> Maps:
@@ -177,10 +177,10 @@ def decoded_maps(view: View, models: list[SPARC], group: str, method: str) -> Ma
     for stream in IMAGE_STREAMS:
         patches = view.patches[stream][view.image]
         for seed, model in enumerate(models):
-            for asked, weights in view.asked.weights(model).items():
+            for question, weights in view.prompts.weights(model).items():
                 direction = (weights @ model.decoder[stream]).cpu()
                 yield (
-                    Reading(group, method, asked, stream, seed),
+                    Reading(group, method, question, stream, seed),
                     similarity_maps(patches, direction, view.grid(stream)),
                 )
 
@@ -194,11 +194,11 @@ def region_maps(view: View, models: Mapping[str, list[SPARC]], stores: Mapping, 
         yield from ridge_maps(view, stores[name], group, ridge)
 
 
-def renamed(maps: Maps, asked: str) -> Maps:
+def renamed(maps: Maps, question: str) -> Maps:
     """Maps of the part less the object, as answers to another question; no others."""
     for reading, heat in maps:
-        if reading.asked == PART:
-            yield reading._replace(asked=asked), heat
+        if reading.question == PART:
+            yield reading._replace(question=question), heat
 
 
 def ridge_maps(view: View, store, group: str, method: str) -> Maps:
@@ -206,11 +206,11 @@ def ridge_maps(view: View, store, group: str, method: str) -> Maps:
     train = store.tensors()
     for stream in IMAGE_STREAMS:
         text, image = fit_ridge(train["clip_txt"], train[stream])
-        part, whole = (text(features) for features in view.asked)
+        part, whole = (text(features) for features in view.prompts)
         patches = image(view.patches[stream])[view.image]
-        for asked, direction in {CAPTION: part, PART: part - whole}.items():
+        for question, direction in {CAPTION: part, PART: part - whole}.items():
             yield (
-                Reading(group, method, asked, stream),
+                Reading(group, method, question, stream),
                 similarity_maps(patches, direction, view.grid(stream)),
             )
 

@@ -35,7 +35,7 @@ class Reading(NamedTuple):
 
     group: str
     method: str
-    asked: str
+    question: str
     stream: str
     seed: int = 0
 
@@ -99,7 +99,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     lies above those of all controls, baselines and published readings in its stream with colours to the same
     extent, and it is right in `RIGHT` of the pairs at least; "in part" if only one of the two holds; else
     "does not"."""
-    table = table.assign(plain=table.asked.where(table.asked.isin([NO_COLOUR, ONE_COLOUR]), ""))
+    table = table.assign(plain=table.question.where(table.question.isin([NO_COLOUR, ONE_COLOUR]), ""))
     against = table[table.group.isin(["control", "baseline", "published"])]
     attempts = table[table.group == "attempt"]
     bars = against.groupby(["stream", "plain"]).contrast_high.max()
@@ -113,6 +113,6 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
         elif clear or often:
             verdict = "in part"
         rows.append((bar, verdict))
-    columns = ["method", "asked", "stream", "contrast", "contrast_low", "right"]
+    columns = ["method", "question", "stream", "contrast", "contrast_low", "right"]
     judged = attempts[columns].reset_index(drop=True)
     return judged.assign(highest_control=[bar for bar, _ in rows], verdict=[verdict for _, verdict in rows])

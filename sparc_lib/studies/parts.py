@@ -76,29 +76,29 @@ def part_report(profile: Profile) -> pd.DataFrame:
         view, noise = View.of(pair, scenes), View.of(noise_pair, scenes)
         published = published_models(profile, "trained", train)
         on_noise = published_models(profile, "random encoders", noise_train)
-        targets = sparc_targets(view.asked, published, "published", GRADIENTS)
-        targets += similarity_targets(view.asked)
+        targets = sparc_targets(view.prompts, published, "published", GRADIENTS)
+        targets += similarity_targets(view.prompts)
         stores = regions.region_stores(profile)
         models = regions.region_models(profile, stores)
         readings = [
             *gradient_maps(view, targets),
-            *gradient_maps(noise, sparc_targets(noise.asked, on_noise, "control", NOISE)),
+            *gradient_maps(noise, sparc_targets(noise.prompts, on_noise, "control", NOISE)),
             *patch_maps(view, published, "attempt", AT_PATCHES),
             *reference_maps(view, regions.region_scenes(profile, REFERENCE_IMAGES)),
         ]
         plain = part_images(test, n_images, one_colour_every=1)
         views = {
             PART: (view, noise),
-            NO_COLOUR: (view.asked_in(plain), noise.asked_in(plain)),
+            NO_COLOUR: (view.with_prompts_of(plain), noise.with_prompts_of(plain)),
             ONE_COLOUR: (View.of(pair, plain), View.of(noise_pair, plain)),
         }
-        for asked, (own, own_noise) in views.items():
+        for question, (own, own_noise) in views.items():
             maps = [*clip_patch_maps(own)]
-            if asked == ONE_COLOUR:
-                maps += gradient_maps(own, similarity_targets(own.asked))
+            if question == ONE_COLOUR:
+                maps += gradient_maps(own, similarity_targets(own.prompts))
             for name in (regions.TRUE, regions.NOISE, regions.SHUFFLED):
                 maps += region_maps(own_noise if name == regions.NOISE else own, models, stores, name)
-            readings += maps if asked == PART else renamed(maps, asked)
+            readings += maps if question == PART else renamed(maps, question)
         cover = {grid: scenes.data.cover(grid) for grid in {maps.shape[1:] for _, maps in readings}}
         rows = [scored(reading, maps, scenes, cover[maps.shape[1:]]) for reading, maps in readings]
         return pd.concat(rows, ignore_index=True)[COLUMNS]
@@ -107,7 +107,7 @@ def part_report(profile: Profile) -> pd.DataFrame:
 
 
 class Exhibit(NamedTuple):
-    """Pairs of parts to look at, and their maps {(method, asked, stream): [n_regions, rows, columns]}."""
+    """Pairs of parts to look at, and their maps {(method, question, stream): [n_regions, rows, columns]}."""
 
     scenes: PartImages
     maps: Mapping[tuple[str, str, str], np.ndarray]
@@ -123,9 +123,9 @@ def exhibit(profile: Profile, parts: Sequence[str]) -> Exhibit:
     published = published_models(one_seed(profile), "trained", features(profile, "train"))
     store = regions.region_store(profile)
     (own,) = regions.region_models(one_seed(profile), {regions.TRUE: store}).values()
-    readings = [*gradient_maps(view, sparc_targets(view.asked, published, "published", GRADIENTS))]
+    readings = [*gradient_maps(view, sparc_targets(view.prompts, published, "published", GRADIENTS))]
     readings += decoded_maps(view, own, "attempt", DECODED)
-    return Exhibit(chosen, {(one.method, one.asked, one.stream): maps for one, maps in readings})
+    return Exhibit(chosen, {(one.method, one.question, one.stream): maps for one, maps in readings})
 
 
 def one_seed(profile: Profile) -> Profile:

@@ -45,8 +45,8 @@ def test_an_object_has_its_picture_and_four_maps_with_the_names_of_its_parts():
     assert [ax.get_xlabel() for ax in fig.axes] == ["", "ear", "tail", "ear", "tail"]
 
 
-def reading(group, method, asked, stream, value):
-    return dict(group=group, method=method, asked=asked, stream=stream) | dict.fromkeys(
+def reading(group, method, question, stream, value):
+    return dict(group=group, method=method, question=question, stream=stream) | dict.fromkeys(
         [*SCORES, *BOUNDS], value
     )
 
@@ -81,7 +81,7 @@ def test_readings_stand_by_group_and_those_with_less_colour_have_panels_of_their
 def test_without_data_the_figures_say_so():
     empty = PartImages(AnnotatedImages([], ["object"], [], None), [], [], [])
     assert "not measurable" in texts(questions.parts_figure(plt.figure(), Exhibit(empty, {}), "dino"))
-    table = pd.DataFrame(columns=["group", "method", "asked", "stream", *SCORES, *BOUNDS])
+    table = pd.DataFrame(columns=["group", "method", "question", "stream", *SCORES, *BOUNDS])
     assert "not measurable" in texts(questions.readings_figure(plt.figure(), table))
     by_class = pd.DataFrame(columns=["model", "setting", "seed", *COLUMNS])
     fig = questions.monopoly_figure(plt.figure(), by_class, summary(by_class), "dino")

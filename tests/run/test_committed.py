@@ -146,7 +146,7 @@ def gates():
 
 def parts_without_colour():
     table = result("07_parts")
-    table = table[table.asked.isin([NO_COLOUR, ONE_COLOUR]) & (table.group != "control")]
+    table = table[table.question.isin([NO_COLOUR, ONE_COLOUR]) & (table.group != "control")]
     return table[["contrast", "right"]]
 
 

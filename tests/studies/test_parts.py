@@ -18,7 +18,7 @@ from sparc_lib.studies import regions
 from sparc_lib.studies.part_maps import (
     MASK,
     REGIONS,
-    Asked,
+    Prompts,
     View,
     decoded_maps,
     patch_maps,
@@ -112,7 +112,7 @@ def test_pictures_in_one_colour_are_judged_among_themselves():
     high, low = [0.6, 0.7, 0.8, 0.7] * 10, [0.0, 0.1, 0.3, 0.0] * 10
     plain = [rows_of("attempt", "a", "dino", high), rows_of("control", "b", "dino", low)]
     report = pd.concat(
-        [rows_of("control", "c", "dino", high), *(one.assign(asked=ONE_COLOUR) for one in plain)]
+        [rows_of("control", "c", "dino", high), *(one.assign(question=ONE_COLOUR) for one in plain)]
     )
     (judged,) = verdicts(summary(report, np.random.default_rng(0))).itertuples()
     assert judged.verdict == "separates" and judged.highest_control < 0.3
@@ -161,10 +161,10 @@ def test_a_sparc_of_regions_finds_planted_parts_and_with_shuffled_captions_it_do
         ids = [f"{name}-{number}" for number in range(len(own))]
         store = FeatureStore.create(tmp_path / name, features, ids=ids)
         both = {"dino": patches, "clip_img": patches}
-        view = View((Planted(), Planted()), scenes, Asked(texts, wholes), both, image)
+        view = View((Planted(), Planted()), scenes, Prompts(texts, wholes), both, image)
         models = region_models(profile, {name: store})[name]
         for make in (patch_maps, decoded_maps):
-            maps = {(one.asked, one.stream): heat for one, heat in make(view, models, "", "")}
+            maps = {(one.question, one.stream): heat for one, heat in make(view, models, "", "")}
             rows = scored(READING, maps[PART, "dino"], scenes, cover)
             right[name, make] = rows[["contrast", "right"]].mean()
             assert len(list(renamed(make(view, models, "", ""), ONE_COLOUR))) == len(maps) / 2
@@ -187,11 +187,11 @@ def test_the_report_has_every_reading_and_pair_and_is_the_same_again(monkeypatch
     sizes = dataclasses.replace(smoke.data, train=40, val=16, test=16)
     profile = dataclasses.replace(smoke, data=sizes, seeds=(0,))
     report = part_report(profile)
-    keys = ["group", "method", "asked", "stream", "seed"]
+    keys = ["group", "method", "question", "stream", "seed"]
     counts = report.groupby(keys).size()
     assert counts.nunique() == 1, counts
     assert set(report.stream) == {"dino", "clip_img"}
-    methods = report.groupby("method").asked.agg(set)
+    methods = report.groupby("method").question.agg(set)
     assert methods[REGIONS] == {CAPTION, PART, NO_COLOUR, ONE_COLOUR} and len(methods) == 16
     mask = report[report.method == MASK]
     assert (mask.right == 1).all() and (mask.contrast > 0.5).all()
