@@ -338,6 +338,21 @@ def test_the_sentence_of_the_readme_on_joint_codes_is_that_of_notebook_04():
     means = joint.groupby("setting").jaccard.mean()
     for printed, setting in zip(shown.groups(), ("global_lambda1", "local_lambda1")):
         assert agrees(printed, means[setting])
+    (untrained,) = re.findall(r"an untrained model has (\.\d+)", text)
+    control = jaccard_at_leaves(model="untrained", coding="joint", latents="all", min_samples=1)
+    assert agrees(untrained, control[control.setting == "global_lambda1"].jaccard.mean())
+
+
+def test_the_sentence_of_the_readme_on_changed_facts_is_that_of_notebook_08():
+    text = (paths.REPO / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"in (\d+ %) of the changes, against (\d+ %) and (\d+ %) under", text)
+    table = result("08_interventions")
+    nearer = table[
+        (table.question == "nearer") & (table.model == "trained") & (table.kind != "another scene")
+    ]
+    means = nearer.groupby("setting").value.mean()
+    for printed, setting in zip(shown.groups(), ("one_voter", "global_lambda1", "local_lambda1")):
+        assert agrees(printed.replace(" ", ""), means[setting])
 
 
 # ------------------------------------------------- notebook 00

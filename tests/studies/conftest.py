@@ -1,7 +1,10 @@
 """Shared by the tests of studies."""
 
 import joblib
+import numpy as np
 import pytest
+
+from sparc_lib.store.reader import FeatureStore
 
 
 @pytest.fixture
@@ -23,3 +26,20 @@ def forbid(monkeypatch):
         monkeypatch.setattr(module, name, measured_again)
 
     return put
+
+
+@pytest.fixture
+def two_stores(tmp_path):
+    """{split: a labelled store} of DINO and captions, in which the same eight concepts show."""
+    stores = {}
+    for split, n in (("train", 160), ("test", 60)):
+        draw = np.random.default_rng(n)
+        concepts = draw.random((n, 8)) * (draw.random((n, 8)) < 0.3) + 0.05
+        features = {
+            stream: concepts @ np.random.default_rng(d).standard_normal((8, d))
+            for stream, d in (("dino", 12), ("clip_txt", 13))
+        }
+        ids, classes = [f"{split}-{i}" for i in range(n)], [f"class {c}" for c in range(8)]
+        about = dict(ids=ids, classes=classes, split=split)
+        stores[split] = FeatureStore.create(tmp_path / split, features, labels=concepts > 0.3, **about)
+    return stores

@@ -7,7 +7,6 @@ import pytest
 import scipy.sparse as sp
 
 from sparc_lib.profiles import load_profile
-from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import tables
 from sparc_lib.studies.monopoly import (
     CAPPED,
@@ -130,19 +129,8 @@ def test_a_class_with_too_few_samples_is_not_measured():
     assert rows["class"].tolist() == list("abc") and list(rows) == COLUMNS
 
 
-def test_the_table_has_every_model_assignment_and_class(tmp_path, monkeypatch):
-    stores = {}
-    for split, n in (("train", 160), ("test", 60)):
-        draw = np.random.default_rng(n)
-        concepts = draw.random((n, 8)) * (draw.random((n, 8)) < 0.3) + 0.05
-        x = {
-            s: concepts @ np.random.default_rng(d).standard_normal((8, d))
-            for s, d in (("dino", 12), ("clip_txt", 13))
-        }
-        about = dict(
-            ids=[f"{split}-{i}" for i in range(n)], classes=[f"class {c}" for c in range(8)], split=split
-        )
-        stores[split] = FeatureStore.create(tmp_path / split, x, labels=concepts > 0.3, **about)
+def test_the_table_has_every_model_assignment_and_class(two_stores, monkeypatch):
+    stores = two_stores
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
     smoke = load_profile("smoke")
     sparc = dataclasses.replace(smoke.sparc, n_latents=32, k=4, k_aux=4, batch_size=32)

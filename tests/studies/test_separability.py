@@ -9,7 +9,6 @@ import scipy.sparse as sp
 
 from sparc_lib.data.knowledge import Vocabulary
 from sparc_lib.profiles import load_profile
-from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import separability, tables
 from sparc_lib.studies.facts import ALL
 from sparc_lib.studies.separability import (
@@ -231,19 +230,8 @@ def test_a_shared_gate_is_compared_with_the_local_one_of_its_lambda():
     }
 
 
-def test_the_table_has_every_model_stream_variant_and_kind(tmp_path, monkeypatch):
-    stores = {}
-    for split, n in (("train", 160), ("test", 60)):
-        draw = np.random.default_rng(n)
-        concepts = draw.random((n, 8)) * (draw.random((n, 8)) < 0.3) + 0.05
-        x = {
-            s: concepts @ np.random.default_rng(d).standard_normal((8, d))
-            for s, d in (("dino", 12), ("clip_txt", 13))
-        }
-        about = dict(
-            ids=[f"{split}-{i}" for i in range(n)], classes=[f"class {c}" for c in range(8)], split=split
-        )
-        stores[split] = FeatureStore.create(tmp_path / split, x, labels=concepts > 0.3, **about)
+def test_the_table_has_every_model_stream_variant_and_kind(two_stores, monkeypatch):
+    stores = two_stores
     words = {
         split: Vocabulary(own.classes, ["class"] * 4 + ["part"] * 4, own.labels, list(own.ids))
         for split, own in stores.items()
