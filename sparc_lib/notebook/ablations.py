@@ -53,7 +53,8 @@ def sweep_curve(ax: Axes, rows: pd.DataFrame, parameter: str, own: float) -> Axe
             ax.axhline(control.value.item(), **look)
         elif len(control):
             ax.plot(control.x.map(place), control.value, **look)
-    if len(controls) and 0 <= controls.min() and controls.max() < 0.01 * rows.value.max():  # a line on the axis is not seen
+    on_axis = len(controls) > 0 and controls.min() >= 0 and controls.max() < 0.01 * rows.value.max()
+    if on_axis:  # a line on the axis is not seen
         look = dict(transform=ax.transAxes, ha="right", color=INK_OF_CONTROLS, fontsize=8)
         ax.text(0.98, 0.02, "untrained: 0.00", **look)
     return _parameter_axis(ax, xs, parameter, own)
