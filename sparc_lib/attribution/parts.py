@@ -67,14 +67,13 @@ class PartImages(NamedTuple):
 
 
 def part_images(
-    data: PairedDataset, n_images: int, wholes: bool = False, one_colour_every: int = 0
+    data: PairedDataset, n_images: int, wholes: bool = False, one_colour: bool = False
 ) -> PartImages:
     """The parts in the first images of a split, each with at least `data.least_pixels` visible pixels.
 
     wholes: whole objects are regions too, as training wants them; otherwise objects with fewer than two
-    visible parts are left out. one_colour_every: of every so many scenes the first is painted as
-    `in_one_colour` says, and its captions name no colour; 0 for none. Data whose scenes are not known give no
-    region.
+    visible parts are left out. one_colour: scenes are painted as `in_one_colour` says, and
+    captions name no colour. Data whose scenes are not known give no region.
     """
     row_of: dict[str, int] = {}  # the first pair of every image
     for row, identity in enumerate(data.image_ids):
@@ -88,7 +87,7 @@ def part_images(
         if facts is None:
             continue
         scene = facts.scene
-        if one_colour_every and image % one_colour_every == 0:
+        if one_colour:
             scene = painted[image] = in_one_colour(scene)
         masks = scene.masks()
         for number, thing in enumerate(scene.objects):

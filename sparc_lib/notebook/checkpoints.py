@@ -41,7 +41,7 @@ codes = model.encode(streams, coding="independent")   # {{stream: [batch, {dims}
 ```
 
 Without this library: `safetensors.safe_open(file, "pt")` gives the weights by name, its
-`metadata()["config"]` the sizes as JSON, and notebook 02 says in sixty lines what to do with them.
+`metadata()["config"]` the sizes as JSON, and notebook 02 writes the method out in plain PyTorch.
 
 | {n_test:,} test pairs | NMSE, joint | NMSE, independent | FVU, joint | FVU, independent |
 |---|---|---|---|---|

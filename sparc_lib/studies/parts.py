@@ -86,7 +86,7 @@ def part_report(profile: Profile) -> pd.DataFrame:
             *patch_maps(view, published, "attempt", AT_PATCHES),
             *reference_maps(view, regions.region_scenes(profile, REFERENCE_IMAGES)),
         ]
-        plain = part_images(test, n_images, one_colour_every=1)
+        plain = part_images(test, n_images, one_colour=True)
         views = {
             PART: (view, noise),
             NO_COLOUR: (view.with_prompts_of(plain), noise.with_prompts_of(plain)),

@@ -92,7 +92,7 @@ def separability_table(profile: Profile) -> pd.DataFrame:
 
 
 class Facts(NamedTuple):
-    """What is asked of samples: the kinds [F], and by split what is true, bool CSR [n, F]."""
+    """What probes read: the kinds [F], and by split what is true, bool CSR [n, F]."""
 
     kinds: np.ndarray
     true: Mapping[str, sp.csr_array]
@@ -103,7 +103,7 @@ def _vocabularies(profile: Profile) -> dict[str, Vocabulary]:
     return {split: vocabulary(dataset(profile, split)) for split in ("train", "test")}
 
 
-def facts_asked(words: Mapping[str, Vocabulary]) -> Facts:
+def frequent_facts(words: Mapping[str, Vocabulary]) -> Facts:
     """The facts that occur often enough, and on the test samples at all."""
     rate = np.asarray(words["train"].true.mean(0)).ravel()
     n_true = np.asarray(words["test"].true.sum(0)).ravel()
@@ -147,7 +147,7 @@ class Code(NamedTuple):
 
 def _measured(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
     words = {split: own.of(stores[split].ids) for split, own in _vocabularies(profile).items()}
-    facts = facts_asked(words)
+    facts = frequent_facts(words)
     rows = []
     if model is None:
         for stream in stores["test"].streams:
@@ -254,14 +254,14 @@ def gaps(rows: pd.DataFrame, reference: Mapping[str, str]) -> pd.DataFrame:
     hold what the other streams say as well.
     """
     trained = rows[(rows.model == "trained") & (rows.kind == ALL)]
-    found = []
+    differences = []
     for (setting, seed, stream), own in trained.groupby(["setting", "seed", "stream"], sort=False):
         if setting in reference:
             same = (trained.setting == reference[setting]) & (trained.seed == seed)
             other = trained[same & (trained.stream == stream)]
             for condition, gap in _gap(own, other).items():
-                found.append((stream, setting, seed, condition, *gap))
-    return pd.DataFrame(found, columns=GAP)
+                differences.append((stream, setting, seed, condition, *gap))
+    return pd.DataFrame(differences, columns=GAP)
 
 
 def _gap(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, np.ndarray]:

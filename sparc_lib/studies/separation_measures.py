@@ -91,8 +91,8 @@ def choose(own: Moments, most: int, allowed: np.ndarray | None = None) -> Chosen
     block = max(1, NUMBERS // (most * d))
     for start in range(0, n_facts, block):
         part = slice(start, start + block)
-        found = _choose(own._replace(cross=own.cross[:, part]), most, allowed)
-        chosen.inputs[part], chosen.usable[part] = found
+        taken = _choose(own._replace(cross=own.cross[:, part]), most, allowed)
+        chosen.inputs[part], chosen.usable[part] = taken
     return chosen
 
 
