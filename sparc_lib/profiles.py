@@ -17,8 +17,8 @@ Gate = Literal["global", "local"]
 PreBias = Literal["zero", "mean"]
 StartRows = Literal["random", "data"]
 Rival = Literal[  # what `studies.rivals` trains by other objectives, and what `studies.gates` fits
-    "usae", "crosscoder", "group_sparse", "iso_energy", "shared_private", "frozen_decoder", "frozen_encoder",
-    "matched", "ridge", "procrustes", "cca", "cca_k", "raw_clip",
+    "usae", "crosscoder", "group_sparse", "iso_energy", "even_use", "shared_private",
+    "frozen_decoder", "frozen_encoder", "matched", "ridge", "procrustes", "cca", "cca_k", "raw_clip",
 ]  # fmt: skip
 # Text stays text and true is no number; floats are finite.
 Scenes = Annotated[int, Field(strict=True, ge=16, le=10**7)]

@@ -18,6 +18,7 @@ NAMES = {
     "crosscoder": "Crosscoder",
     "group_sparse": "Group sparsity, masking",
     "iso_energy": "Iso-energy",
+    "even_use": "Global, even use",
     "shared_private": "Shared and private",
     "matched": "SAEs apart, matched",
     "frozen_decoder": "Global, frozen decoder",

@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..attribution.methods import IMAGE_STREAMS
 from ..data.instances import outlined
-from ..studies.monopoly import CAPPED, CAPS, LINEAR, ONE_VOTER, PUBLISHED
+from ..studies.monopoly import CAPPED, CAPS, EVEN_USE, LINEAR, ONE_VOTER, PUBLISHED
 from ..studies.part_maps import DECODED, GRADIENTS
 from ..studies.part_scores import CAPTION, MASKS, NO_COLOUR, ONE_COLOUR, PART
 from ..studies.parts import Exhibit
@@ -102,17 +103,18 @@ def _intervals(ax: Axes, rows: pd.DataFrame, lines: list[tuple[str, str]], score
 
 def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, stream: str) -> Figure:
     """Latents of every class against its frequency in a stream; then, by assignment and stream, how many
-    images without the class glow, and how many are accepted when `RECALL` of those with it are: by the
-    published gate, and trained with one voter.
+    images without the class glow, and how many are accepted when `RECALL` of those with it are, with the
+    published training; and the latter by training, mean over the image streams.
 
     table, means: a `monopoly_table` and its `summary`.
     """
     axes = fig.subplots(1, 4, gridspec_kw={"width_ratios": (1.1, 1, 1, 1)})
-    own = table[(table.model == "trained") & (table.setting != ONE_VOTER) & (table.stream == stream)]
-    if own.empty:
+    if table.empty:
         for ax in axes:
             not_measurable(ax)
         return fig
+    published = table.setting.iloc[0]
+    own = table[(table.model == "trained") & (table.setting == published) & (table.stream == stream)]
     own = own[own.seed == own.seed.min()]
     for name, colour in ((PUBLISHED, COLOURS["published"]), (CAPPED, COLOURS["attempt"])):
         rows = own[own.assignment == name]
@@ -124,17 +126,20 @@ def monopoly_figure(fig: Figure, table: pd.DataFrame, means: pd.DataFrame, strea
     axes[0].minorticks_off()
     axes[0].set_title(f"Latents of a class, {stream_name(stream)}")
     axes[0].legend(fontsize=8)
-    as_published = means.setting != ONE_VOTER
-    panels = {
-        "Glows without the class": (as_published, "glows"),
-        "Accepted without it, recall 80 %": (as_published, "false_positives"),
-        "The same, trained with one voter": (~as_published, "false_positives"),
-    }
-    for ax, (title, (rows, column)) in zip(axes[1:], panels.items()):
-        _by_assignment(ax, means[rows], column)
-        ax.set(title=title, ylim=(0, 1))
+    as_published = means[means.setting == published]
+    panels = {"Glows without the class": "glows", "Accepted without it, recall 80 %": "false_positives"}
+    for ax, (title, column) in zip(axes[1:], panels.items()):
+        _by_assignment(ax, as_published, column)
+        ax.set(title=title)
+    _by_training(axes[3], means, published)
+    axes[3].set(title="Accepted, by training")
+    for ax in axes[1:]:
+        ax.set(ylim=(0, 1))
+        ax.set_xticks(range(len(STEPS)), [_wrapped(name) for name in STEPS], fontsize=7.5)
+        ax.grid(axis="x", visible=False)
     axes[1].set_ylabel("share of images without the class")
     axes[1].legend(fontsize=8)
+    axes[3].legend(fontsize=8)
     return fig
 
 
@@ -150,8 +155,20 @@ def _by_assignment(ax: Axes, means: pd.DataFrame, column: str) -> None:
         if not rows.empty:
             values = rows.groupby("assignment")[column].mean().reindex(STEPS)
             ax.plot(range(len(STEPS)), values, color=CONTROL_COLOUR, ls=dashes, lw=1.2, label=model)
-    ax.set_xticks(range(len(STEPS)), [_wrapped(name) for name in STEPS], fontsize=7.5)
-    ax.grid(axis="x", visible=False)
+
+
+def _by_training(ax: Axes, means: pd.DataFrame, published: str) -> None:
+    """False positives by assignment, mean over classes, seeds and image streams; a line a training."""
+    trained = means[(means.model == "trained") & means.stream.isin(IMAGE_STREAMS)]
+    lines = {
+        published: ("as published", "o", COLOURS["published"]),
+        ONE_VOTER: ("one voter", "s", COLOURS["attempt"]),
+        EVEN_USE: ("even use", "^", COLOURS["reference"]),
+    }
+    for setting, (name, marker, colour) in lines.items():
+        own = trained[trained.setting == setting]
+        values = own.groupby("assignment").false_positives.mean().reindex(STEPS)
+        ax.plot(range(len(STEPS)), values, marker=marker, ms=5, color=colour, label=name)
 
 
 def _wrapped(name: str) -> str:

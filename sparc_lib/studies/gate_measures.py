@@ -25,7 +25,8 @@ WAYS: dict[str, Pair] = {  # retrieval with text: (query, reference)
 PICTURES: tuple[Pair, ...] = (("dino", "clip_img"), ("clip_img", "dino"))
 STABILITY = "stability"
 AGREE, RECOVERED = "names_agree", "facts_recovered"
-MEASURED_APART = (STABILITY, AGREE, RECOVERED)  # measured in tables of their own
+CONTRAST = "contrast"
+MEASURED_APART = (STABILITY, AGREE, RECOVERED, CONTRAST)  # measured in tables of their own
 
 COLUMNS = {  # what the numbers of a row say; NaN where a method has no such thing
     **{
@@ -45,6 +46,7 @@ COLUMNS = {  # what the numbers of a row say; NaN where a method has no such thi
     "alive_alone": "the same, independent codes",
     AGREE: "share of the names of latents that all streams give, over facts, independent codes",
     RECOVERED: "share of the facts that one latent tells in every stream, independent codes",
+    CONTRAST: "contrast of captions' heatmaps in DINO between two objects (notebook 06), independent codes",
     STABILITY: "PW-MCC of the decoder directions of live latents with those of the other seeds",
 }
 

@@ -15,6 +15,7 @@ import torch
 
 from ..alignment import pw_mcc
 from ..concepts import lift_names
+from ..data.catalogue import inputs as pairs_of
 from ..data.knowledge import Vocabulary, vocabulary
 from ..evaluation import encode_store
 from ..losses import fvu
@@ -24,9 +25,11 @@ from ..retrieval import retrieval_metrics
 from ..store.reader import FeatureStore
 from .baselines import APART, Affine, PairMap, fit_cca, fit_procrustes, fit_ridge, match_latents
 from .facts import ALL, agreement, recovery_rows, supported_names
+from .gate_contrast import caption_contrast, code_score, map_score
 from .gate_measures import (
     AGREE,
     COLUMNS,
+    CONTRAST,
     MEASURED_APART,
     RECOVERED,
     STABILITY,
@@ -38,7 +41,7 @@ from .gate_measures import (
 )
 from .retrieval import CLIP
 from .rivals import trained_rival
-from .runs import best_device, dataset, trained
+from .runs import best_device, dataset, fingerprints, trained
 from .tables import Run, Stores, model_of, table
 
 MATCHED, RAW_CLIP = "matched", "raw_clip"
@@ -70,7 +73,16 @@ def gate_table(profile: Profile) -> pd.DataFrame:
     known = {split: vocabulary(dataset(profile, split)) for split in ("train", "test")}
     coders = [run for run in runs if not is_map(run)]
     facts = table("gate_facts", profile, coders, partial(_facts, profile, known), profile.sparc)
+    drawing = {
+        "sparc": profile.sparc,
+        "encoders": [profile.encoders, *fingerprints(profile)],
+        "images": profile.evaluation.heatmap_images,
+        "test": pairs_of(profile, "test"),
+    }
+    seeing = [run for run in runs if method_of(run) != RAW_CLIP]  # CLIP alone has nothing to say of DINO
+    contrasts = table("gate_contrast", profile, seeing, partial(_contrast, profile), drawing)
     keys = ["model", "method", "seed"]
+    rows = rows.merge(contrasts[[*keys, CONTRAST]], "left", keys)
     rows = rows.merge(stability[[*keys, STABILITY]], "left", keys)
     rows = rows.merge(facts[[*keys, AGREE, RECOVERED]], "left", keys)
     rows.loc[(rows.model == "raw") & ~rows.method.isin([*FITS, RAW_CLIP]), "model"] = "trained"
@@ -202,6 +214,19 @@ def _facts(
     names = lift_names(codes["test"], true["test"], known["test"].terms)
     agreed = agreement(supported_names(names))
     return pd.DataFrame([{"method": method_of(run), AGREE: agreed.share, RECOVERED: of_all.share}])
+
+
+def _contrast(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
+    """How well captions tell two objects apart in DINO by what a run says of caption and picture."""
+    if is_map(run):
+        train = stores["train"].tensors()
+        maps = FITS[run.also[0]](train["clip_txt"], train["dino"])
+        score = map_score(first_dimensions(maps, profile.sparc.k) if run.also[0] == "cca_k" else maps)
+    else:
+        model = model or autoencoder(profile, run, stores["train"])
+        score = code_score(model.requires_grad_(False))
+    value = caption_contrast(profile, score, run.random_weights)
+    return pd.DataFrame([{"method": method_of(run), CONTRAST: value}])
 
 
 def directions(model: SPARC, test: FeatureStore) -> dict[str, np.ndarray]:

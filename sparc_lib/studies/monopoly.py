@@ -20,10 +20,13 @@ from ..concepts import class_latents
 from ..evaluation import encode_store
 from ..model import SPARC
 from ..profiles import Profile
+from .rivals import trained_rival
+from .runs import best_device
 from .tables import Run, Stores, table
 
 PUBLISHED, CAPPED, LINEAR = "published", "at most 16", "best linear reading"
 ONE_VOTER = "one_voter"  # the setting that is trained the way codes are used here, one stream at a time
+EVEN_USE = "even_use"  # the published setting with the penalty of `rivals` on uneven use of latents
 CAPS = (4, 8, 16, 32)  # latents a class, at most
 RECALL = 0.8  # at which false positives are compared
 PRIOR = 10  # samples at the base rate, added to those that a latent fires on
@@ -94,9 +97,9 @@ def assignments(codes: Mapping[str, sp.csr_matrix], labels: sp.csr_array, more_t
 def monopoly_table(profile: Profile) -> pd.DataFrame:
     """A row a model, setting, seed, stream, assignment and class; model, setting, seed, then `COLUMNS`.
 
-    Settings: the first with cross-reconstruction, as published, with all its controls; and the same trained
-    with one voter a sample, trained and on random encoders. Assignments are made on the training split and
-    measured on the test split, with independent codes.
+    Settings: the first with cross-reconstruction, as published, with all its controls; the same trained with
+    one voter a sample, trained and on random encoders; and trained for even use of the latents. Assignments
+    are made on the training split and measured on the test split, with independent codes.
 
     frequency: share of test samples that show the class. latents: how many stand for it, with a weight above
     0. firing: share of all firings of latents that stand for some class, a latent's being shared among its
@@ -113,12 +116,18 @@ def monopoly_table(profile: Profile) -> pd.DataFrame:
         one_voter: ("trained", "random encoders"),
     }
     runs = [Run(kind, one, seed) for one, own in kinds.items() for kind in own for seed in profile.seeds]
+    runs += [Run("raw", None, seed, (EVEN_USE,)) for seed in profile.seeds]
     more_than = profile.evaluation.probe_min_positives
-    return table("monopoly", profile, runs, partial(_measured, more_than), {"more_than": more_than})
+    inputs = {"more_than": more_than, "sparc": profile.sparc}
+    rows = table("monopoly", profile, runs, partial(_measured, profile), inputs)
+    return rows.replace({"model": {"raw": "trained"}, "setting": {"raw": EVEN_USE}})
 
 
-def _measured(more_than: int, model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
+def _measured(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
     train, test = stores["train"], stores["test"]
+    if model is None:
+        model = trained_rival(profile, EVEN_USE, run.seed, train).to(best_device())
+    more_than = profile.evaluation.probe_min_positives
     codes = encode_store(model, test, "independent")
     made = assignments(encode_store(model, train, "independent"), train.labels, more_than)
     rows = [class_rows(one, codes, test.labels, test.classes) for one in made]

@@ -10,6 +10,9 @@ and AuxK are SPARC's. USAE and crosscoder are those of `shared_codes`; the other
   assumption itself as a penalty, |E_s - E_t| / (E_s + E_t); the paper's own loss aligns paired codes.
 * Shared and private latents (arXiv:2602.07311, 2602.11729): a part of the latents belongs to one stream and
   is chosen by it alone; in the other streams it never fires, and their decoders have no direction for it.
+* Even use (after arXiv:2606.27321): the published gate, and a penalty on how unevenly latents are used. Like
+  feature choice (arXiv:2411.02124) it lets no few latents do most of the work; unlike a cap it needs no batch
+  when codes are used.
 * Frozen decoder, frozen encoder (arXiv:2602.14111): SPARC of which one half stays as it was drawn. What they
   reach is no evidence of learned concepts.
 
@@ -45,6 +48,7 @@ from .stages import stage
 MASKED = 0.2  # share of the latents that a sample of group-sparse training may not use
 GROUP_WEIGHT = 0.05  # of the L2,1 norm beside the sum of the streams' NMSE, as published
 ENERGY_WEIGHT = 0.1
+EVEN_WEIGHT = 0.1  # of 0.01, 0.03, 0.1 and 0.5 the first that halves the Gini coefficient of firing rates
 PRIVATE = 4  # one in so many latents, and of the k active ones, is private
 
 
@@ -126,6 +130,25 @@ def energy_gap(model: SPARC, gated: Gated) -> Tensor:
     return torch.stack(gaps).mean()
 
 
+def even_use_loss(model: SPARC, streams: Batch, step: Step) -> Tensor:
+    """The published gate and loss, and a penalty on uneven use of the latents."""
+    gated = model.select(streams)
+    uneven = unevenness(model, gated)
+    return _counted_loss(model, gated, step.config) + EVEN_WEIGHT * uneven
+
+
+def unevenness(model: SPARC, gated: Gated) -> Tensor:
+    """Mean over streams of 1 - |m|_1 / (sqrt(L) |m|_2), where m [n_latents] is the mean code of the batch.
+
+    Scalar: 0 when every latent carries as much as any other, 1 - 1 / sqrt(L) when one carries all.
+    """
+    parts = []
+    for code in model.codes(gated).values():
+        use = code.dense().mean(0)
+        parts.append(1 - use.sum() / (use.norm() * len(use) ** 0.5).clamp_min(torch.finfo(use.dtype).tiny))
+    return torch.stack(parts).mean()
+
+
 class SharedPrivate(SPARC):
     """SPARC of which one latent in `PRIVATE` belongs to a single stream, and as many of the k active ones.
 
@@ -198,6 +221,7 @@ RIVALS = {
     "crosscoder": Rival("global", common_code_loss, settle=unit_latents),
     "group_sparse": Rival("local", group_sparse_loss),
     "iso_energy": Rival("local", iso_energy_loss),
+    "even_use": Rival("global", even_use_loss),
     "shared_private": Rival("global", model=SharedPrivate, settle=unit_or_foreign_rows),
     "frozen_decoder": Rival("global", frozen="decoder"),
     "frozen_encoder": Rival("global", frozen="encoder"),

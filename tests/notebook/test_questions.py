@@ -10,7 +10,7 @@ from PIL import Image
 from sparc_lib.attribution.parts import PartImages
 from sparc_lib.attribution.segmentation import AnnotatedImages, Region, encode_mask
 from sparc_lib.notebook import questions
-from sparc_lib.studies.monopoly import COLUMNS, ONE_VOTER, summary
+from sparc_lib.studies.monopoly import COLUMNS, EVEN_USE, ONE_VOTER, summary
 from sparc_lib.studies.part_maps import DECODED, GRADIENTS, REGIONS
 from sparc_lib.studies.part_scores import BOUNDS, CAPTION, NO_COLOUR, ONE_COLOUR, PART, SCORES
 from sparc_lib.studies.parts import Exhibit
@@ -91,7 +91,8 @@ def test_without_data_the_figures_say_so():
 def test_every_assignment_stream_and_control_is_a_point_of_the_monopoly_figure():
     rows = []
     kinds = [(model, "global_lambda1") for model in ("trained", "untrained", "random encoders")]
-    for model, setting in [*kinds, ("trained", ONE_VOTER), ("random encoders", ONE_VOTER)]:
+    others = [("trained", ONE_VOTER), ("random encoders", ONE_VOTER), ("trained", EVEN_USE)]
+    for model, setting in [*kinds, *others]:
         for stream in ("dino", "clip_img"):
             for place, name in enumerate(questions.STEPS):
                 for concept in ("Dog", "Cat"):

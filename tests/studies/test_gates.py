@@ -52,6 +52,7 @@ def profile(stores, monkeypatch):
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
     monkeypatch.setattr(gates, "dataset", lambda profile, split: stores[split])
     monkeypatch.setattr(gates, "vocabulary", of_classes)
+    monkeypatch.setattr(gates, "caption_contrast", lambda profile, score, random_weights: 0.5)
     smoke = load_profile("smoke")
     sizes = dict(n_latents=32, k=4, k_aux=4, batch_size=32, epochs=2)
     return dataclasses.replace(
@@ -90,7 +91,7 @@ def test_a_row_a_method_and_seed_with_the_controls_last(profile):
     assert drawn[~random].notna().all().all() and drawn[random].stability.isna().all()
     assert drawn.drop(columns="stability").notna().all().all()
     ways = [*gate_measures.WAYS, "between_images"]
-    assert pick(maps, method="ridge")[[*ways, "cross_fvu_alone"]].notna().all().all()
+    assert pick(maps, method="ridge")[[*ways, "cross_fvu_alone", "contrast"]].notna().all().all()
     raw = pick(maps, method="raw_clip").iloc[0]
     assert raw[["text_to_image", "image_to_text"]].notna().all()
     assert raw.drop(["model", "method", "seed", "text_to_image", "image_to_text"]).isna().all()

@@ -11,6 +11,7 @@ from sparc_lib.studies import tables
 from sparc_lib.studies.monopoly import (
     CAPPED,
     COLUMNS,
+    EVEN_USE,
     LINEAR,
     ONE_VOTER,
     PUBLISHED,
@@ -137,10 +138,11 @@ def test_the_table_has_every_model_assignment_and_class(two_stores, monkeypatch)
     profile = dataclasses.replace(smoke, sparc=sparc, seeds=(0,))
     table = monopoly_table(profile)
     assert set(table.model) == {"trained", "untrained", "random encoders"}
-    assert len(table) == 5 * 2 * 6 * 8
+    assert len(table) == 6 * 2 * 6 * 8
     assert set(table[table.setting == ONE_VOTER].model) == {"trained", "random encoders"}
+    assert set(table[table.setting == EVEN_USE].model) == {"trained"}
     means = summary(table)
-    assert len(means) == 5 * 2 * 6
+    assert len(means) == 6 * 2 * 6
     assert means.false_positives.between(0, 1).all()
     most = means[means.assignment == CAPPED].latents
     assert (most <= 16).all()

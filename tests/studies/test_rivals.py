@@ -165,14 +165,45 @@ def test_the_energy_gap_by_hand():
     assert model.encoder["dino"].grad.isfinite().all() and model.encoder["dino"].grad.any()
 
 
-@pytest.mark.parametrize("name, extra", [("group_sparse", "group_norm"), ("iso_energy", "energy_gap")])
+def test_unevenness_by_hand():
+    model, x = small("even_use")
+    gated = model.select(x)
+    parts = []
+    for code in model.codes(gated).values():
+        use = code.dense().detach().mean(0).tolist()
+        parts.append(1 - sum(use) / (48 * sum(each**2 for each in use)) ** 0.5)
+    uneven = rivals.unevenness(model, gated)
+    assert uneven.item() == pytest.approx(sum(parts) / 3) and 0 < uneven < 1 - 48**-0.5
+    uneven.backward()
+    assert model.encoder["dino"].grad.isfinite().all() and model.encoder["dino"].grad.any()
+
+
+def test_training_for_even_use_spreads_the_firing_over_latents(monkeypatch):
+    views, share = planted(400, seed=0), {}
+    for weight in (0.0, 1.0):
+        monkeypatch.setattr(rivals, "EVEN_WEIGHT", weight)
+        codes = encode_store(trained_on("even_use", views), planted(N_TEST, seed=1), "joint")
+        rates = np.sort((codes["dino"].toarray() > 0).mean(0))
+        share[weight] = rates[-6:].sum() / rates.sum()  # of the six latents that fire most
+    assert share[1.0] < 0.8 * share[0.0], share
+
+
+@pytest.mark.parametrize(
+    "name, extra",
+    [("group_sparse", "group_norm"), ("iso_energy", "energy_gap"), ("even_use", "unevenness")],
+)
 def test_a_penalty_comes_on_top_of_the_published_loss(name, extra, monkeypatch):
     monkeypatch.setattr(rivals, "MASKED", 0.0)
     model, x = small(name)
     step = Step(CONFIG, torch.Generator().manual_seed(0))
     plain = sparc_loss(model, x).total
     penalty = getattr(rivals, extra)(model, model.select(x))
-    weight = {"group_norm": rivals.GROUP_WEIGHT / 3, "energy_gap": rivals.ENERGY_WEIGHT}[extra]
+    weights = {
+        "group_norm": rivals.GROUP_WEIGHT / 3,
+        "energy_gap": rivals.ENERGY_WEIGHT,
+        "unevenness": rivals.EVEN_WEIGHT,
+    }
+    weight = weights[extra]
     torch.testing.assert_close(RIVALS[name].loss(model, x, step), plain + weight * penalty)
     assert model.steps_since_active["dino"].max() == 1
 
