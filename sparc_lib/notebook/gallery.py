@@ -194,14 +194,18 @@ def found_latents(
             if not thumbnails:
                 ax.text(4, SIDE / 2, "never fires in this stream", fontsize=8, color=CONTROL_COLOUR)
             look = dict(fontsize=8, color=stream_colour(stream), fontweight="normal")
-            ax.set_title(f"{stream_name(stream)}, {_purity(latent, stream)}", **look)
+            ax.set_title(f"{stream_name(stream)}, {_purity(latent, stream, columns)}", **look)
         words = literal(", ".join(latent.words) or "none")
         above = [dict(x=0, y=1.30, transform=ax.transAxes) for ax in line]
         line[0].text(s=f"Latent {latent.latent}", fontsize=9.5, fontweight="bold", **above[0])
-        text = f"{stream_name(TEXT)}, {_purity(latent, TEXT)}; words of its captions: {words}"
+        text = f"{stream_name(TEXT)}, {_purity(latent, TEXT, columns)}; words of its captions: {words}"
         line[1].text(s=text, fontsize=8, color=stream_colour(TEXT), **above[1])
     return fig
 
 
-def _purity(latent: FoundLatent, stream: str) -> str:
-    return f"purity {latent.purity[stream]:.0%}" if stream in latent.purity else "no name here"
+def _purity(latent: FoundLatent, stream: str, most: int) -> str:
+    """The purity of the name, with the number of pictures behind it where that is below `most`."""
+    if stream not in latent.purity:
+        return "no name here"
+    purity, n = f"purity {latent.purity[stream]:.0%}", len(latent.top[stream])
+    return purity if n >= most else f"{purity} of {n} picture{'s' * (n > 1)}"

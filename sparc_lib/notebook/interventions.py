@@ -148,10 +148,10 @@ def _explain(cell: SubFigure, streams: Iterable[str]) -> None:
         ("name: the fact that a latent is", "black", "normal"),
         ("named after in its stream", "black", "normal"),
         ("length: how far, on one scale", "black", "normal"),
-        ("for all pictures of this figure", "black", "normal"),
+        ("a stream, the same in all pictures", "black", "normal"),
         ("", "black", "normal"),
-        ("coloured: the same latent moves", "#CC3311", "normal"),
-        ("in several streams", "#CC3311", "normal"),
+        ("coloured: one of these in several", "#CC3311", "normal"),
+        ("streams, by colour", "#CC3311", "normal"),
         ("grey: in this stream only", CONTROL_COLOUR, "normal"),
     ]
     for place, (text, colour, weight) in enumerate(lines):

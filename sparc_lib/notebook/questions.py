@@ -19,7 +19,10 @@ from .attribution import REFERENCE_COLOUR, not_measurable, overlay
 from .pictures import show
 from .style import CONTROL_COLOUR, literal, stream_colour, stream_name
 
-SHOWN = {"as published": (GRADIENTS, CAPTION), "SPARC of regions": (DECODED, PART)}
+SHOWN = {
+    "as published:\nthe caption": (GRADIENTS, CAPTION),
+    "SPARC of regions, decoded:\npart less object": (DECODED, PART),
+}
 COLOURS = {"published": "#D55E00", "baseline": "black", "control": CONTROL_COLOUR, "attempt": "#AA4499"}
 COLOURS["reference"] = REFERENCE_COLOUR
 MARKS = {"dino": "o", "clip_img": "s"}
