@@ -37,7 +37,7 @@ EXERCISES = {
             answer = (alone * 1 + rivals * 0.5) / 5186
         """,
         wrong=("answer = 0.5", "answer = (2814 + 1186 * 0.5) / 4000", "answer = 1.0"),
-        remark="Two captions of one scene cost an encoder that cannot tell them apart nearly a quarter of R@1.",
+        remark="Two captions of one scene cost an encoder that cannot tell them apart .23 of its R@1.",
     ),
     2: Exercise(
         judge=judge_rank,

@@ -338,7 +338,7 @@ def test_the_sentence_of_the_readme_on_joint_codes_is_that_of_notebook_04():
     means = joint.groupby("setting").jaccard.mean()
     for printed, setting in zip(shown.groups(), ("global_lambda1", "local_lambda1")):
         assert agrees(printed, means[setting])
-    (untrained,) = re.findall(r"an untrained model has (\.\d+)", text)
+    (untrained,) = re.findall(r"an untrained model has more of both, a Jaccard of (\.\d+)", text)
     control = jaccard_at_leaves(model="untrained", coding="joint", latents="all", min_samples=1)
     assert agrees(untrained, control[control.setting == "global_lambda1"].jaccard.mean())
 
