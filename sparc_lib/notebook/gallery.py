@@ -207,5 +207,6 @@ def _purity(latent: FoundLatent, stream: str, most: int) -> str:
     """The purity of the name, with the number of pictures behind it where that is below `most`."""
     if stream not in latent.purity:
         return "no name here"
-    purity, n = f"purity {latent.purity[stream]:.0%}", len(latent.top[stream])
+    purity = f"{latent.concept.lower()}, purity {latent.purity[stream]:.0%}"
+    n = len(latent.top[stream])
     return purity if n >= most else f"{purity} of {n} picture{'s' * (n > 1)}"

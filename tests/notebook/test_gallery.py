@@ -24,10 +24,10 @@ def test_a_purity_of_few_pictures_says_of_how_many(monkeypatch):
     fig = gallery.found_latents(plt.figure(), [often, rare], None, None)
     titles = [ax.get_title() for ax in fig.axes]
     assert titles == [
-        "DINO, purity 80%",
+        "DINO, cat, purity 80%",
         "CLIP image, no name here",
         "DINO, no name here",
-        "CLIP image, purity 100% of 1 picture",
+        "CLIP image, cat, purity 100% of 1 picture",
     ]
     never = [text.get_text() for text in fig.axes[2].texts]
     assert "never fires in this stream" in never and "Latent 9" in never
