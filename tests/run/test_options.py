@@ -49,6 +49,8 @@ def test_help_lists_every_option():
         (["--only", "--force"], "--only needs a value"),
         (["--profile", ""], "--profile is empty; is the variable unset"),
         (["--only", ""], "--only is empty"),
+        (["--profile=smoke"], "--profile=smoke: write --profile and its value as two words"),
+        (["--offline", ""], "an option is empty; is a variable unset?"),
     ],
 )
 def test_the_script_refuses_before_it_sets_anything_up(arguments, message, scratch):
@@ -220,4 +222,15 @@ def test_another_library_in_the_current_folder_is_not_run(tmp_path):
     done = subprocess.run(
         [str(SCRIPT), "--only", "99"], env=environment(), cwd=tmp_path, capture_output=True, text=True
     )
+    assert done.returncode == 2 and "--only 99: no such notebook" in done.stderr
+
+
+def test_another_library_on_the_path_is_not_run(tmp_path):
+    """What PYTHONPATH names comes before the environment's packages."""
+    (tmp_path / "sparc_lib").mkdir()
+    (tmp_path / "sparc_lib/__init__.py").write_text("raise SystemExit('the wrong library')")
+    done = run_all("--offline", "--only", "99", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2 and f"PYTHONPATH: {tmp_path} holds another sparc_lib" in done.stderr
+    ours_first = f"{paths.REPO}{os.pathsep}{tmp_path}"
+    done = run_all("--offline", "--only", "99", PYTHONPATH=ours_first)
     assert done.returncode == 2 and "--only 99: no such notebook" in done.stderr
