@@ -76,6 +76,9 @@ def test_the_script_refuses_before_it_sets_anything_up(arguments, message, scrat
         (["--fetch", "--profile", "smoke"], "profile smoke draws its pictures"),
         (["--profile", "huge"], "no profile 'huge'; choose one of coco, mini, openimages, smoke"),
         (["--profile", "none/there.yaml"], "there is no such profile"),
+        (["--profile", "none/there.yml"], "the file of a profile ends in .yaml"),
+        (["--profile", "~nobody-at-all/x.yaml"], "there is no such profile"),
+        (["--profile", "-smoke"], "argument --profile: expected one argument; see --help"),
         (["--data-root", "/no/such/folder"], "--data-root /no/such/folder: no such folder"),
         (["--only", "07"], "--only 07: no such notebook; choose one of 00, 03"),
         (["--from", "99"], "--from 99: no such notebook"),
@@ -153,6 +156,38 @@ def test_relative_folders_are_taken_from_where_the_command_was_given(tmp_path, m
     set_up(Options(test=True))
     for name in options.FOLDERS:
         assert os.environ[name] == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize("variable", options.FOLDERS)
+@pytest.mark.parametrize(
+    "folder, words",
+    [
+        ("~nobody-at-all/x", "cannot be found (Could not determine home directory.)"),
+        ("results\udcff", "is not UTF-8, as notebooks are"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_refused(folder, words, variable, notebooks, said, monkeypatch):
+    notebooks(n00_a=[])
+    monkeypatch.setenv(variable, folder)
+    code, text = said("--profile", "smoke")
+    assert code == 2 and f"${variable}: " in text and words in text and len(text.splitlines()) == 1
+
+
+def test_links_that_run_in_a_circle_are_refused(notebooks, said, monkeypatch, tmp_path):
+    notebooks(n00_a=[])
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    monkeypatch.setenv("SPARC_OUTPUT", str(tmp_path / "circle"))
+    code, text = said("--profile", "smoke")
+    assert code == 2 and "$SPARC_OUTPUT" in text and str(tmp_path / "circle") in text
+    code, text = said("--profile", str(tmp_path / "circle/x.yaml"))
+    assert code == 2 and "circle" in text and "Traceback" not in text
+
+
+def test_a_mistyped_folder_of_profiles_is_not_passed_over(said, monkeypatch):
+    """The reader's own mini would be looked for there, and the project's would run."""
+    monkeypatch.setenv("SPARC_PROFILES", "/not/there")
+    code, text = said("--profile", "mini", "--only", "99")
+    assert code == 2 and "$SPARC_PROFILES: /not/there is no folder; mend the path" in text
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "unwritable"])
