@@ -112,14 +112,30 @@ def test_verify_names_what_a_disk_has_changed_and_what_to_do(said, scratch, monk
     assert code == 1 and f"{file}: its content is not what was written; delete {damaged}" in errors
 
 
-def test_verify_without_anything_cached(said):
+def test_verify_without_anything_cached(said, scratch):
+    (scratch / "data").mkdir()
     assert said("--verify") == (0, "")
+
+
+@pytest.mark.parametrize("place", ["not/there", "a file"])
+def test_verify_does_not_call_a_mistyped_folder_sound(place, said, scratch, monkeypatch):
+    (scratch / "a file").write_text("")
+    monkeypatch.setenv("SPARC_DATA", str(scratch / place))
+    code, text = said("--verify")
+    assert code == 2 and "$SPARC_DATA" in text and "is no folder, so nothing was read" in text
 
 
 def test_an_empty_notebooks_folder_is_an_error(notebooks):
     notebooks()
     with pytest.raises(RunError, match="no notebook NN_name.ipynb here"):
         runner.select()
+
+
+def test_two_notebooks_of_one_number_are_refused(notebooks, said):
+    """The second would run in the place of the first, and its tables would replace that one's."""
+    notebooks(n00_a=[], n00_a_mine=[], n03_b=[])
+    code, text = said("--profile", "smoke", "--only", "03")
+    assert code == 2 and "00_a.ipynb and 00_a_mine.ipynb have the same number" in text
 
 
 def test_only_and_from_choose(notebooks):
