@@ -96,6 +96,18 @@ note_system() {
   esac
 }
 
+# What PYTHONPATH names comes before any installation: another sparc_lib there would run in the place of ours.
+refuse_another_library() {
+  local place places
+  IFS=: read -r -a places <<<"${PYTHONPATH:-}"
+  for place in ${places[@]+"${places[@]}"}; do
+    if [ "${place:-.}" -ef "$REPO" ]; then return; fi
+    if [ -e "${place:-.}/sparc_lib" ]; then
+      die "PYTHONPATH: ${place:-.} holds another sparc_lib, which would run in the place of this one; unset PYTHONPATH"
+    fi
+  done
+}
+
 find_python3() {
   local name
   for name in python3 python3.13 python3.12 python3.11; do
@@ -163,11 +175,14 @@ main() {
         shift ;;
       --offline) OFFLINE=yes ;;
       --fetch | --force | --html | --update-notebooks | --verify | --test) ;;
+      --profile=* | --from=* | --only=* | --data-root=*) die "$1: write ${1%%=*} and its value as two words" ;;
+      "") die "an option is empty; is a variable unset? See --help" ;;
       *) die "unknown option $1; see --help" ;;
     esac
     shift
   done
   note_system
+  refuse_another_library
   choose_python
   # -P: a folder that holds another sparc_lib (or a yaml.py) must not pass for ours when called from there.
   exec "$PYTHON" -P -m sparc_lib.run.runner ${options[@]+"${options[@]}"}

@@ -199,9 +199,14 @@ def named(given: str | None) -> str | None:
     A path's folder becomes $SPARC_PROFILES, so that this process and those it starts find the profile by its
     name. Raises ProfileError if there is no such file.
     """
-    if given is None or not given.endswith(".yaml"):
+    if given is None or not (given.endswith((".yaml", ".yml")) or "/" in given):
         return given
-    file = Path(given).expanduser().resolve()
+    if not given.endswith(".yaml"):
+        raise ProfileError(f"{given}: the file of a profile ends in .yaml; give its path, or rename it")
+    try:
+        file = Path(given).expanduser().resolve()
+    except RuntimeError as error:  # a home that is not there, links that run in a circle
+        raise ProfileError(f"{given}: there is no such profile ({error}); mend the path") from None
     if not file.is_file():
         raise ProfileError(f"{file}: there is no such profile; mend the path")
     os.environ["SPARC_PROFILES"] = str(file.parent)

@@ -1,6 +1,7 @@
 """YAML files read strictly, and sentences that say what is wrong with them."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ def read_yaml(file: Path) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML keeps the last, and aliases, which grow without bound."""
+    """Refuses a key given twice, of which YAML keeps the last, aliases, which grow without bound, and numbers
+    that it reads to another base: 010 is 8, 1:30 is 90."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
@@ -36,6 +38,12 @@ class _PlainLoader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if re.match(r"[-+]?0[0-7_]+$", node.value) or ":" in node.value:
+            problem = f"{node.value} is no decimal number to YAML; write it without leading zeros and colons"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_yaml_int(node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
@@ -44,6 +52,9 @@ class _PlainLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def fault_sentence(fault: dict, fields: Sequence[str]) -> str:

@@ -182,13 +182,14 @@ def coco(root, n_train=24, n_val=8, zipped=False, varied=False):
 class Web:
     """What the server was asked for, and how it is to misbehave: `status` answers a path with a code that
     often,
-    `cut` halves its body that often, `altered` replaces it, `types` names its content type, `delay` (seconds)
-    comes before every answer, `drip` (seconds) after every byte of it.
+    `cut` halves its body that often, `altered` replaces it, `types` names its content type, `headers`
+    {path: {name: value}} come with it, `delay` (seconds) comes before every answer, `drip` (seconds) after
+    every byte of it.
     """
 
     def __init__(self):
         self.asked, self.status, self.cut, self.altered = Counter(), {}, Counter(), {}
-        self.types, self.delay, self.drip = {}, 0.0, 0.0
+        self.types, self.headers, self.delay, self.drip = {}, {}, 0.0, 0.0
 
 
 @contextmanager
@@ -213,6 +214,8 @@ def served(directory):
             if times > 0:
                 self.send_response(code)
                 self.send_header("Content-Length", "0")
+                for name, value in web.headers.get(self.path, {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 return
             path = Path(self.translate_path(self.path))
@@ -221,6 +224,8 @@ def served(directory):
             self.send_header("Content-Length", str(len(body or b"")))
             if self.path in web.types:
                 self.send_header("Content-Type", web.types[self.path])
+            for name, value in web.headers.get(self.path, {}).items():
+                self.send_header(name, value)
             self.end_headers()
             if body is not None:
                 with suppress(ConnectionError):  # the client was killed

@@ -92,7 +92,7 @@ def _download(path: Path, file: RemoteFile, recorded: str | None) -> None:
                 f"the address (of a mirror: source.json in {path.parent}) and run again, or copy the file "
                 "there"
             ) from error
-        if content_type.startswith("text/html"):
+        if _is_page(content_type, partial):
             raise FileNotFoundError(
                 f"{path}: missing, and {file.url} answers with a web page. Mend the address (of a mirror: "
                 f"source.json in {path.parent}), or copy the file there"
@@ -102,6 +102,13 @@ def _download(path: Path, file: RemoteFile, recorded: str | None) -> None:
                 f"{file.url}: what was downloaded has not the hash {wanted}; the file there has changed or a "
                 f"proxy alters it. Put the right file at {path}"
             )
+
+
+def _is_page(content_type: str, path: Path) -> bool:
+    """Whether a server sent a web page, a login for instance, whatever it calls it."""
+    with open(path, "rb") as handle:
+        begin = handle.read(100).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return content_type.lower().startswith("text/html") or begin.startswith((b"<!doctype html", b"<html"))
 
 
 def _has_hash(path: Path, known_hash: str) -> bool:

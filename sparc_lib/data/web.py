@@ -15,12 +15,22 @@ FAILED = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
 )  # all that `Client.get` raises for the server
+LONGEST_WAIT = 60  # seconds before the next attempt that a busy server may ask for
 CHUNK = 2**16  # bytes
 SLOWEST = 4096  # bytes per second; a server that sends less is as good as silent
 
 
 class GoneError(requests.HTTPError):
     """The server says that it has no such thing: to ask again is in vain."""
+
+
+def wait_asked(answer: requests.Response | None) -> float:
+    """Seconds that a busy server asks to be left alone, at most LONGEST_WAIT; 0 if it asks for none."""
+    try:
+        asked = Retry().get_retry_after(answer.raw) if answer is not None else None
+    except urllib3.exceptions.InvalidHeader:
+        asked = None
+    return min(asked or 0, LONGEST_WAIT)
 
 
 class Client:
@@ -57,6 +67,7 @@ class Client:
                 except urllib3.exceptions.MaxRetryError:
                     raise error from None
                 retries.sleep()
+                time.sleep(wait_asked(getattr(error, "response", None)))
 
     def _get_once(self, url: str, target: BinaryIO) -> str:
         started, received = time.monotonic(), 0
@@ -64,7 +75,10 @@ class Client:
             if answer.status_code in GONE:
                 raise GoneError(f"HTTP {answer.status_code}")
             if answer.status_code != 200:
-                raise requests.HTTPError(f"HTTP {answer.status_code}")
+                raise requests.HTTPError(f"HTTP {answer.status_code}", response=answer)
+            packed = answer.headers.get("Content-Encoding", "identity")
+            if packed != "identity":  # what was asked for; else the bytes are not those of the thing itself
+                raise requests.exceptions.ContentDecodingError(f"sent as {packed}, not as it is")
             while chunk := answer.raw.read1(CHUNK):
                 target.write(chunk)
                 received += len(chunk)

@@ -19,7 +19,7 @@ from itertools import product
 import torch
 import torch.distributed as dist
 
-from ..profiles import Profile, load_profile, named
+from ..profiles import Profile, ProfileError, load_profile, named
 from ..studies import runs as workflow
 from ..studies.runs import Share
 
@@ -74,6 +74,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.data_root:
         os.environ["SPARC_DATASETS"] = os.path.abspath(options.data_root)
+    try:
+        profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
+    except ProfileError as error:
+        parser.error(str(error))
     me = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))  # as torchrun says
     if me.world > 1:
         backend = "gloo"
@@ -81,7 +85,6 @@ def main(arguments: list[str]) -> int:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=PATIENCE)
-    profile = load_profile(named(options.profile or os.environ.get("SPARC_PROFILE")))
     try:
         extract_all(profile, me, tuple(options.split or workflow.SPLITS))
         if not options.no_training and not options.split:

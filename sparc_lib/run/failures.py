@@ -18,6 +18,7 @@ UNREADABLE = (
     ValueError,
     nbformat.reader.NotJSONError,
 )  # an empty notebook, or one cut by a full disk
+ASSIGNMENT = re.compile(r"^profile\s*=(?!=)", re.MULTILINE)
 FULL = "No space left on device"
 NO_KERNEL = "Kernel died before replying|Kernel didn't respond"  # jupyter_client's words: it never was ready
 
@@ -60,13 +61,20 @@ def parameters_fault(notebook: Path) -> str | None:
     """What is wrong with a notebook's parameters cell, through which it learns its profile; None if nothing
     is."""
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
-        sources = ["".join(cell["source"]) for cell in tagged]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        read = json.loads(notebook.read_text(encoding="utf-8"))
+        read["nbformat"], read["metadata"]  # papermill fails without them, in words of its own
+        sources: dict[str, list[str]] = {"parameters": [], "injected-parameters": [], "code": []}
+        for cell in read["cells"]:
+            kinds = [*cell.get("metadata", {}).get("tags", []), cell["cell_type"]]
+            kind = next((kind for kind in kinds if kind in sources), None)
+            if kind:
+                sources[kind].append("".join(cell["source"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "is no notebook; restore it from version control"
-    if len(sources) != 1 or not re.search(r"^profile\s*=", sources[0], re.MULTILINE):
+    if len(sources["parameters"]) != 1 or not ASSIGNMENT.search(sources["parameters"][0]):
         return 'needs one cell tagged "parameters" with a line such as: profile = "mini"'
+    if any(ASSIGNMENT.search(source) for source in sources["code"]):
+        return "sets profile outside its parameters cell, too, whatever it is run with; remove that line"
     return None
 
 

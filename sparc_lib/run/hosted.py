@@ -7,6 +7,7 @@ a package whose major version is the pinned one's stays as it is; others are ins
 nothing but Python. Results may differ from the committed ones in the last digits.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,9 @@ def installed_of(pins: Sequence[str]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sparc_lib.run.hosted", allow_abbrev=False)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be installed, and stop")
+    options = parser.parse_args(arguments)
     pins = tomllib.loads((paths.REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "dependencies"
     ]
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         f"stay: {', '.join(todo.keep) or 'none'}\ninstall: {', '.join(todo.install) or 'none'}\n"
     )
     sys.stdout.flush()
-    if "--dry-run" in arguments:
+    if options.dry_run:
         return 0
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .. import paths
 from ..profiles import Profile, load_profile, named
@@ -48,9 +49,16 @@ class Options:
         return " ".join([*self.variables, "./run_all.sh", shlex.join(words)])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as the rest of the runner does, without argparse's usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RunError(f"{message}; see --help")
+
+
 def parse(arguments: list[str]) -> Options:
     """Read the command line. Raises RunError for values or combinations that cannot be meant."""
-    parser = argparse.ArgumentParser(prog="./run_all.sh", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog="./run_all.sh", add_help=False, allow_abbrev=False)
     for name in ("--profile", "--data-root", "--only"):
         parser.add_argument(name)
     parser.add_argument("--from", dest="start")
@@ -85,7 +93,10 @@ def set_up(options: Options) -> Profile | None:
     for name in FOLDERS:
         folder = os.environ.pop(name, "")
         if folder:
-            os.environ[name] = str(Path(folder).expanduser().resolve())
+            os.environ[name] = _whole_path(name, folder)
+    profiles = os.environ.get("SPARC_PROFILES")
+    if profiles and not Path(profiles).is_dir():
+        raise RunError(f"$SPARC_PROFILES: {profiles} is no folder; mend the path, or unset the variable")
     chosen = options.profile or os.environ.pop("SPARC_PROFILE", None)
     if options.offline:
         os.environ.update(dict.fromkeys(OFFLINE, "1"))
@@ -99,6 +110,20 @@ def set_up(options: Options) -> Profile | None:
     profile = load_profile(named(chosen or None))
     os.environ["SPARC_PROFILE"] = profile.name
     return profile
+
+
+def _whole_path(variable: str, folder: str) -> str:
+    """The folder that a variable means, from the root on. Raises RunError if there can be no such folder."""
+    try:
+        path = str(Path(folder).expanduser().resolve())
+        path.encode()  # notebooks hold it as UTF-8
+    except UnicodeEncodeError:
+        raise RunError(
+            f"${variable}: {folder!r} is not UTF-8, as notebooks are; take another, or set LANG=C.UTF-8"
+        ) from None
+    except (OSError, RuntimeError) as error:  # a home that is not there, links that run in a circle
+        raise RunError(f"${variable}: {folder} cannot be found ({error}); mend the path") from None
+    return path
 
 
 def make_folders(profile: str) -> Path:

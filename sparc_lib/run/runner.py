@@ -130,7 +130,10 @@ def verify_stages() -> int:
     """Read every file of all finished stages and compare its hash; returns 1 if one is not as it was written.
 
     A run takes large files by their size and time: this finds what a disk or a copy has changed in them.
+    Raises RunError for a folder that was named and is not there.
     """
+    if os.environ.get("SPARC_DATA") and not paths.data_root().is_dir():
+        raise RunError(f"$SPARC_DATA: {paths.data_root()} is no folder, so nothing was read; mend the path")
     from ..studies.stages import StageError, finished_stages, verify  # pandas takes half a second
 
     folders = finished_stages()
@@ -148,9 +151,15 @@ def verify_stages() -> int:
 
 
 def select(only: str | None = None, start: str | None = None) -> list[Path]:
-    """The notebooks NN_*.ipynb to run, in order. Raises RunError if there are none."""
+    """The notebooks NN_*.ipynb to run, in order. Raises RunError if there are none, or two of a number."""
     folder = paths.notebooks_dir()
-    notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    notebooks: dict[str, Path] = {}
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        other = notebooks.setdefault(path.name[:2], path)
+        if other != path:  # each would remove the other's tables
+            raise RunError(
+                f"{folder}: {other.name} and {path.name} have the same number; rename or move one of them"
+            )
     if not notebooks:
         raise RunError(
             f"{folder}: no notebook NN_name.ipynb here; restore notebooks/ or correct $SPARC_NOTEBOOKS"

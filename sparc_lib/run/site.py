@@ -245,7 +245,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--profile", default="mini", help="name of a profile that was run; default mini")
     try:
         index = write_site(parser.parse_args(arguments).profile)
-    except (RunError, OSError) as error:
+    except (RunError, OSError, ValueError) as error:  # ValueError: a name that leads out of the results
         print(f"site: {error}", file=sys.stderr)
         return 1
     size = sum(file.stat().st_size for file in index.parent.iterdir())

@@ -259,6 +259,8 @@ def test_long_values_are_shortened(mini, tmp_path):
         (b"sparc: {k: 1, k: 2}", "field k is given twice"),
         (b"a: &a [1, 2]\nb: [*a, *a]", "aliases .* are not read"),
         (b"? [1, 2]\n: 3", "cannot be read as YAML"),
+        (b"k: 010", "010 is no decimal number to YAML; write it without leading zeros"),
+        (b"seeds: [0, 1:30]", "1:30 is no decimal number to YAML"),
         (b"1: 2", r"field \[1\] Keys should be strings"),
         (b"", "of the whole file must be a mapping.*got None"),
         (b"- 1", r"of the whole file must be a mapping.*got \[1\]"),

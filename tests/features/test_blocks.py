@@ -167,3 +167,11 @@ def test_torchrun_with_two_processes_one_of_them_killed(shrunk, tmp_path, monkey
     assert (single.ids, single.captions) == (together["test"].ids, together["test"].captions)
     for stream in single.streams:
         np.testing.assert_array_equal(together["test"][stream], single[stream])
+
+
+def test_a_profile_that_is_not_there_ends_every_process_with_a_sentence(capsys):
+    from sparc_lib.run import distributed
+
+    with pytest.raises(SystemExit) as ended:
+        distributed.main(["--profile", "huge"])
+    assert ended.value.code == 2 and "there is no profile 'huge'" in capsys.readouterr().err

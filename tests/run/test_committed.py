@@ -15,6 +15,7 @@ import pytest
 from sparc_lib import paths
 from sparc_lib.claims.published_numbers import published
 from sparc_lib.claims.scorecard import markdown, number_table, score_table, scorecard
+from sparc_lib.miniworld.facts import all_facts
 from sparc_lib.notebook.results import save_table
 from sparc_lib.notebook.separability import code_numbers
 from sparc_lib.profiles import load_profile
@@ -338,6 +339,9 @@ def test_the_sentence_of_the_readme_on_joint_codes_is_that_of_notebook_04():
     means = joint.groupby("setting").jaccard.mean()
     for printed, setting in zip(shown.groups(), ("global_lambda1", "local_lambda1")):
         assert agrees(printed, means[setting])
+    theirs = re.search(r"\(paper: (\.\d+) and (\.\d+)\)", text)
+    for printed, setting in zip(theirs.groups(), ("global_lambda1", "local_lambda1")):
+        assert agrees(printed, published()[f"jaccard/{setting}/depth5"].value)
     (untrained,) = re.findall(r"an untrained model has more of both, a Jaccard of (\.\d+)", text)
     control = jaccard_at_leaves(model="untrained", coding="joint", latents="all", min_samples=1)
     assert agrees(untrained, control[control.setting == "global_lambda1"].jaccard.mean())
@@ -353,6 +357,17 @@ def test_the_sentence_of_the_readme_on_changed_facts_is_that_of_notebook_08():
     means = nearer.groupby("setting").value.mean()
     for printed, setting in zip(shown.groups(), ("one_voter", "global_lambda1", "local_lambda1")):
         assert agrees(printed.replace(" ", ""), means[setting])
+
+
+def test_the_size_of_the_world_in_the_readme_is_that_of_mini():
+    text = (paths.REPO / "README.md").read_text(encoding="utf-8")
+    scenes, n_classes, n_facts = re.search(
+        r"([\d,]+) drawn scenes of (\d+) classes with (\d+) facts", text
+    ).groups()
+    data = load_profile("mini").data
+    assert int(scenes.replace(",", "")) == data.train + data.val + data.test
+    assert int(n_classes) == len(result("01_class_frequencies"))
+    assert int(n_facts) == len(all_facts())
 
 
 # ------------------------------------------------- notebook 00

@@ -98,7 +98,21 @@ def test_without_a_parameters_cell_a_notebook_would_ignore_the_profile(tmp_path,
     assert "needs one cell" in parameters_fault(saved(tmp_path, *cells))
 
 
-@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"cells": 3}', '{"cells": ["x"]}', "\udcff"])
+def test_a_notebook_that_sets_its_profile_again_would_ignore_the_one_it_is_run_with(tmp_path):
+    again = saved(tmp_path, parameters('profile = "mini"'), ran('profile = "mini"'))
+    assert "sets profile outside its parameters cell, too" in parameters_fault(again)
+    compared = saved(tmp_path, parameters('profile = "mini"'), ran('profile == "mini"'))
+    assert parameters_fault(compared) is None
+    executed = parameters(
+        'profile = "smoke"', tags=("injected-parameters",)
+    )  # papermill's own, which it replaces
+    assert parameters_fault(saved(tmp_path, parameters('profile = "mini"'), executed)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not json", "[]", "{}", '{"cells": 3}', '{"cells": ["x"]}', '{"cells": []}', "\udcff", "[" * 10**5],
+)
 def test_what_is_no_notebook_is_said_to_be_none(tmp_path, text):
     (tmp_path / "x.ipynb").write_bytes(text.encode(errors="surrogateescape"))
     assert "is no notebook" in parameters_fault(tmp_path / "x.ipynb")

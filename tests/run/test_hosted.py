@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
 from sparc_lib import paths
+from sparc_lib.run import hosted
 from sparc_lib.run.hosted import plan
 
 
@@ -32,3 +35,11 @@ def test_binder_finds_an_environment_that_installs_the_clone():
     """repo2docker reads environment.yml at the top, and copies the clone first where pip installs "."."""
     lines = (paths.REPO / "environment.yml").read_text().splitlines()
     assert "      - -e ." in lines and "      - -c constraints.txt" in lines
+
+
+@pytest.mark.parametrize("argument, code", [("--help", 0), ("--dryrun", 2), ("--dry", 2)])
+def test_what_is_not_an_option_installs_nothing(argument, code, monkeypatch):
+    monkeypatch.setattr(hosted.subprocess, "run", lambda *_: pytest.fail("pip was run"))
+    with pytest.raises(SystemExit) as ended:
+        hosted.main([argument])
+    assert ended.value.code == code

@@ -49,6 +49,8 @@ def test_help_lists_every_option():
         (["--only", "--force"], "--only needs a value"),
         (["--profile", ""], "--profile is empty; is the variable unset"),
         (["--only", ""], "--only is empty"),
+        (["--profile=smoke"], "--profile=smoke: write --profile and its value as two words"),
+        (["--offline", ""], "an option is empty; is a variable unset?"),
     ],
 )
 def test_the_script_refuses_before_it_sets_anything_up(arguments, message, scratch):
@@ -74,6 +76,9 @@ def test_the_script_refuses_before_it_sets_anything_up(arguments, message, scrat
         (["--fetch", "--profile", "smoke"], "profile smoke draws its pictures"),
         (["--profile", "huge"], "no profile 'huge'; choose one of coco, mini, openimages, smoke"),
         (["--profile", "none/there.yaml"], "there is no such profile"),
+        (["--profile", "none/there.yml"], "the file of a profile ends in .yaml"),
+        (["--profile", "~nobody-at-all/x.yaml"], "there is no such profile"),
+        (["--profile", "-smoke"], "argument --profile: expected one argument; see --help"),
         (["--data-root", "/no/such/folder"], "--data-root /no/such/folder: no such folder"),
         (["--only", "07"], "--only 07: no such notebook; choose one of 00, 03"),
         (["--from", "99"], "--from 99: no such notebook"),
@@ -107,14 +112,30 @@ def test_verify_names_what_a_disk_has_changed_and_what_to_do(said, scratch, monk
     assert code == 1 and f"{file}: its content is not what was written; delete {damaged}" in errors
 
 
-def test_verify_without_anything_cached(said):
+def test_verify_without_anything_cached(said, scratch):
+    (scratch / "data").mkdir()
     assert said("--verify") == (0, "")
+
+
+@pytest.mark.parametrize("place", ["not/there", "a file"])
+def test_verify_does_not_call_a_mistyped_folder_sound(place, said, scratch, monkeypatch):
+    (scratch / "a file").write_text("")
+    monkeypatch.setenv("SPARC_DATA", str(scratch / place))
+    code, text = said("--verify")
+    assert code == 2 and "$SPARC_DATA" in text and "is no folder, so nothing was read" in text
 
 
 def test_an_empty_notebooks_folder_is_an_error(notebooks):
     notebooks()
     with pytest.raises(RunError, match="no notebook NN_name.ipynb here"):
         runner.select()
+
+
+def test_two_notebooks_of_one_number_are_refused(notebooks, said):
+    """The second would run in the place of the first, and its tables would replace that one's."""
+    notebooks(n00_a=[], n00_a_mine=[], n03_b=[])
+    code, text = said("--profile", "smoke", "--only", "03")
+    assert code == 2 and "00_a.ipynb and 00_a_mine.ipynb have the same number" in text
 
 
 def test_only_and_from_choose(notebooks):
@@ -151,6 +172,38 @@ def test_relative_folders_are_taken_from_where_the_command_was_given(tmp_path, m
     set_up(Options(test=True))
     for name in options.FOLDERS:
         assert os.environ[name] == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize("variable", options.FOLDERS)
+@pytest.mark.parametrize(
+    "folder, words",
+    [
+        ("~nobody-at-all/x", "cannot be found (Could not determine home directory.)"),
+        ("results\udcff", "is not UTF-8, as notebooks are"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_refused(folder, words, variable, notebooks, said, monkeypatch):
+    notebooks(n00_a=[])
+    monkeypatch.setenv(variable, folder)
+    code, text = said("--profile", "smoke")
+    assert code == 2 and f"${variable}: " in text and words in text and len(text.splitlines()) == 1
+
+
+def test_links_that_run_in_a_circle_are_refused(notebooks, said, monkeypatch, tmp_path):
+    notebooks(n00_a=[])
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    monkeypatch.setenv("SPARC_OUTPUT", str(tmp_path / "circle"))
+    code, text = said("--profile", "smoke")
+    assert code == 2 and "$SPARC_OUTPUT" in text and str(tmp_path / "circle") in text
+    code, text = said("--profile", str(tmp_path / "circle/x.yaml"))
+    assert code == 2 and "circle" in text and "Traceback" not in text
+
+
+def test_a_mistyped_folder_of_profiles_is_not_passed_over(said, monkeypatch):
+    """The reader's own mini would be looked for there, and the project's would run."""
+    monkeypatch.setenv("SPARC_PROFILES", "/not/there")
+    code, text = said("--profile", "mini", "--only", "99")
+    assert code == 2 and "$SPARC_PROFILES: /not/there is no folder; mend the path" in text
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "unwritable"])
@@ -220,4 +273,15 @@ def test_another_library_in_the_current_folder_is_not_run(tmp_path):
     done = subprocess.run(
         [str(SCRIPT), "--only", "99"], env=environment(), cwd=tmp_path, capture_output=True, text=True
     )
+    assert done.returncode == 2 and "--only 99: no such notebook" in done.stderr
+
+
+def test_another_library_on_the_path_is_not_run(tmp_path):
+    """What PYTHONPATH names comes before the environment's packages."""
+    (tmp_path / "sparc_lib").mkdir()
+    (tmp_path / "sparc_lib/__init__.py").write_text("raise SystemExit('the wrong library')")
+    done = run_all("--offline", "--only", "99", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2 and f"PYTHONPATH: {tmp_path} holds another sparc_lib" in done.stderr
+    ours_first = f"{paths.REPO}{os.pathsep}{tmp_path}"
+    done = run_all("--offline", "--only", "99", PYTHONPATH=ours_first)
     assert done.returncode == 2 and "--only 99: no such notebook" in done.stderr

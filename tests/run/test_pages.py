@@ -128,6 +128,11 @@ def test_links_between_notebooks_become_links_between_pages():
     assert {url: site.page_of(url, places) for url in expected} == expected
 
 
+def test_a_profile_that_leads_elsewhere_is_refused_in_a_sentence(capsys):
+    assert site.main(["--profile", "../x"]) == 1
+    assert "site: profile '../x': name it like a folder" in capsys.readouterr().err
+
+
 def test_which_pages_a_run_writes(tmp_path, monkeypatch):
     assert runner.pages_of(Options()) == [pages.BROWSER]
     assert runner.pages_of(Options(start="05", html=True)) == [pages.BROWSER, pages.SITE]
