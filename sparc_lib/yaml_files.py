@@ -1,6 +1,7 @@
 """YAML files read strictly, and sentences that say what is wrong with them."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,42 @@ def read_yaml(file: Path) -> Any:
     return yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 (a SafeLoader)
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML keeps the last, and aliases, which grow without bound."""
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object, for `object_pairs_hook`. ValueError for a key given twice."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {twice} is given twice; keep one")
+    return entries
+
+
+class OnceLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML keeps the last, and numbers that mean others than they show:
+    YAML reads 010 as 8 and 1:30 as 90.
+    """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"field {key.value} is given twice; keep one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if number and re.match(r"[-+]?0[0-7_]|.*:", node.value):
+            problem = f"{node.value} would be read as another number; write it without leading 0 and ':'"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
+
+
+class _PlainLoader(OnceLoader):
+    """Refuses aliases as well, which grow without bound."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
@@ -35,15 +70,6 @@ class _PlainLoader(yaml.SafeLoader):
                 problem="aliases (*name) are not read; write it out", problem_mark=mark
             )
         return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"field {key.value} is given twice; keep one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
 
 
 def fault_sentence(fault: dict, fields: Sequence[str]) -> str:

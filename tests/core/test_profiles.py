@@ -257,6 +257,8 @@ def test_long_values_are_shortened(mini, tmp_path):
         (b"a: 2001-99-99", "cannot be read as YAML.*month"),
         (b"seeds: [0]\nseeds: [1]", "field seeds is given twice"),
         (b"sparc: {k: 1, k: 2}", "field k is given twice"),
+        (b"sparc: {k: 024}", "024 would be read as another number"),
+        (b"sparc: {epochs: 1:30}", "1:30 would be read as another number"),
         (b"a: &a [1, 2]\nb: [*a, *a]", "aliases .* are not read"),
         (b"? [1, 2]\n: 3", "cannot be read as YAML"),
         (b"1: 2", r"field \[1\] Keys should be strings"),
