@@ -13,24 +13,33 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from scipy.optimize import linear_sum_assignment
 
+from .inputs import real_numbers
 from .taxonomy import Taxonomy
 
 
 def as_csr(matrix, name: str) -> sp.csr_array:
     """CSR [rows, columns] without explicit zeros from CSR, a `Code`, a tensor or a dense array.
 
-    Raises ValueError, naming `name`, unless it is a finite matrix.
+    Raises ValueError, naming `name`, unless it is a matrix of real, finite numbers.
     """
     if hasattr(matrix, "to_csr"):
         matrix = matrix.to_csr()
-    elif hasattr(matrix, "detach"):
-        matrix = matrix.detach().cpu().numpy()
+    if not sp.issparse(matrix):
+        matrix = real_numbers(matrix, name)
+    if hasattr(matrix, "detach"):
+        matrix = matrix.detach().cpu()
+        matrix = (matrix.float() if matrix.dtype == torch.bfloat16 else matrix).numpy()  # numpy has none
     if not sp.issparse(matrix):
         matrix = np.asarray(matrix)
     if matrix.ndim != 2:
         raise ValueError(f"{name}: expected a matrix [samples, columns], got shape {matrix.shape}")
+    if matrix.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: holds {matrix.dtype}; give real numbers or booleans")
+    if matrix.dtype == np.float16:  # scipy has none
+        matrix = matrix.astype(np.float32)
     if matrix.dtype.kind in "iu":
         matrix = matrix.astype(np.int64)  # 256 repeated entries of uint8 would add up to 0
     csr = sp.csr_array(matrix)
@@ -70,7 +79,7 @@ class LabelCounts:
 
         With 1, the paper's definition: the label count is not empty. Raises ValueError if < 1.
         """
-        if min_samples < 1:
+        if not min_samples >= 1:
             raise ValueError(f"min_samples={min_samples}: a latent is alive from 1 labelled sample on")
         self[stream]
         return self.support[stream] >= min_samples

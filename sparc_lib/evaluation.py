@@ -1,5 +1,6 @@
 """Batches of a data set, reconstruction scores over it, and its sparse codes; the model is never changed."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from .inputs import at_least_one, real_numbers
 from .model import SPARC, Codes, Coding
 
 Pair = tuple[str, str]  # (source, target)
@@ -38,6 +40,7 @@ class Feed:
         start: so many batches are left out and not read, as resuming training does.
         """
         n = len(self)
+        at_least_one(batch_size, "batch_size")
         order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
         end = n - n % batch_size if drop_last else n
         for begin in range(start * batch_size, end, batch_size):
@@ -48,15 +51,25 @@ class TensorFeed(Feed):
     """Streams {name: [n, d]} resident in memory, used as they are (divide rows by their L2 norm first)."""
 
     def __init__(self, streams: Mapping[str, Tensor]):
+        streams = {name: torch.as_tensor(real_numbers(x, f"stream {name!r}")) for name, x in streams.items()}
         lengths = {name: len(x) for name, x in streams.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(
                 f"streams of different length, or none: {lengths}; row i must be one sample in all"
             )
-        self.tensors = dict(streams)
+        self.tensors = streams
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the content, by which training knows the data that a checkpoint was made with."""
+        content = hashlib.sha256()
+        for name, x in self.tensors.items():
+            content.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+            content.update(x.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return content.hexdigest()[:16]
 
     def gather(self, rows: Tensor | None, device="cpu") -> dict[str, Tensor]:
         """As `Feed.gather`."""

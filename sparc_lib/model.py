@@ -1,6 +1,5 @@
 """SPARC (arXiv:2507.06265, section 3): a sparse autoencoder per stream, a TopK gate shared or not."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +14,12 @@ from torch import Tensor, nn
 
 from . import sparse_ops as ops
 from .gates import Voters, shared_choice
+from .inputs import real_numbers, whole_number
+from .published import KEYS, read_checkpoint, read_run_config, stream_names, tensor
 
 Gate = Literal["global", "local"]
 Coding = Literal["joint", "independent"]
 Streams = Mapping[str, Tensor]
-PUBLISHED_KEYS = {  # ours -> the authors', of one stream
-    "encoder": "encoders.{}.weight",
-    "decoder": "decoders.{}.weight",
-    "pre_bias": "pre_biases.{}",
-    "latent_bias": "latent_biases.{}",
-    "steps_since_active": "stats_last_nonzero_{}",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +79,7 @@ def stream_name(name: str) -> str:
         raise ValueError(f"stream name {name!r}: use up to 60 letters, digits, '_' and '-'")
     if hasattr(nn.ParameterDict, name) or name == "training":
         raise ValueError(f"stream name {name!r} means something to torch.nn; choose another")
-    return name
+    return str(name)
 
 
 class SPARC(nn.Module):
@@ -111,17 +105,23 @@ class SPARC(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        if not isinstance(dims, Mapping):
+            raise ValueError(f"dims: got {dims!r}; give a mapping, as in {{'dino': 1024}}")
+        dims = {
+            stream_name(name): whole_number(size, f"dims: stream {name!r}") for name, size in dims.items()
+        }
         if not dims or any(size < 1 for size in dims.values()):
-            raise ValueError(f"dims: got {dict(dims)}; give at least one stream, and sizes of at least 1")
+            raise ValueError(f"dims: got {dims}; give at least one stream, and sizes of at least 1")
+        n_latents, k = whole_number(n_latents, "n_latents"), whole_number(k, "k")
+        k_aux, dead_after = whole_number(k_aux or 0, "k_aux"), whole_number(dead_after, "dead_after")
         if not 1 <= k <= n_latents:
             raise ValueError(f"k: got k = {k} with n_latents = {n_latents}; choose 1 <= k <= n_latents")
         if gate not in ("global", "local"):
             raise ValueError(f"gate: got {gate!r}; choose 'global' or 'local'")
-        if (k_aux or 0) < 0 or dead_after < 0:
+        if k_aux < 0 or dead_after < 0:
             raise ValueError(f"k_aux and dead_after: got {k_aux} and {dead_after}; neither may be negative")
-        self.dims = {stream_name(name): size for name, size in dims.items()}
-        self.n_latents, self.k, self.gate = n_latents, k, gate
-        self.k_aux, self.dead_after = k_aux or 0, dead_after
+        self.dims, self.n_latents, self.k, self.gate = dims, n_latents, k, gate
+        self.k_aux, self.dead_after = k_aux, dead_after
         self.encoder, self.decoder = nn.ParameterDict(), nn.ParameterDict()
         for name, d in dims.items():  # the range torch.nn.Linear draws from
             weight = torch.empty(n_latents, d).uniform_(-(d**-0.5), d**-0.5, generator=generator)
@@ -160,10 +160,17 @@ class SPARC(nn.Module):
 
     def decode(self, code: Code, target: str) -> Tensor:
         """z D_t + p_t, [batch, d_t]: self-reconstruction, or cross- from the code of another stream."""
+        if not isinstance(code, Code):
+            raise ValueError(f"code: got a {type(code).__name__}; pass a stream's code from `encode`")
         if code.n_latents != self.n_latents:
             latents = f"{code.n_latents} latents, the model {self.n_latents}"
             raise ValueError(f"code: it has {latents}; encode with this model")
         table = self.decoder[self._checked_name(target)]
+        if code.indices.numel() and not 0 <= code.indices.min() <= code.indices.max() < self.n_latents:
+            raise ValueError(f"code: indices beyond 0 ... {self.n_latents - 1}; they are numbers of latents")
+        if code.indices.shape != code.values.shape:
+            shapes = f"{list(code.indices.shape)} and {list(code.values.shape)}"
+            raise ValueError(f"code: indices and values have shapes {shapes}; both must be [batch, k]")
         pattern = ops.Pattern.stack([code.indices], self.n_latents)
         return ops.decode_rows(code.values.reshape(-1), table, pattern) + self.pre_bias[target]
 
@@ -227,6 +234,9 @@ class SPARC(nn.Module):
 
     def _checked(self, streams: Streams) -> dict[str, Tensor]:
         """The batch in the model's order, type and device. Raises ValueError as `encode` says."""
+        if not isinstance(streams, Mapping):
+            kind = type(streams).__name__
+            raise ValueError(f"streams: got a {kind}; give a mapping, {{stream: [batch, d]}}")
         if not streams:
             raise ValueError(f"no stream given; pass at least one of {', '.join(self.dims)}")
         for name in streams:
@@ -234,7 +244,8 @@ class SPARC(nn.Module):
         checked = {}
         for name in (name for name in self.dims if name in streams):
             like = self.encoder[name]
-            x = torch.as_tensor(streams[name], dtype=like.dtype, device=like.device)
+            x = real_numbers(streams[name], f"stream {name!r}")
+            x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
             if x.ndim != 2 or x.shape[1] != self.dims[name]:
                 shape = list(x.shape)
                 raise ValueError(f"stream {name!r}: got shape {shape}, expected [batch, {self.dims[name]}]")
@@ -265,32 +276,17 @@ class SPARC(nn.Module):
         gate: for a run_config without 'topk_type'. Raises ValueError that names the key a file lacks, has in
         a wrong shape, or with NaN or infinite values.
         """
-        if isinstance(checkpoint, str | Path):
-            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if isinstance(run_config, str | Path):
-            run_config = json.loads(Path(run_config).read_text(encoding="utf-8"))
-        run = dict(run_config.get("args", run_config))
-        if gate is not None and run.setdefault("topk_type", gate) != gate:
-            raise ValueError(f"run_config.json: 'topk_type' is {run['topk_type']!r}, not {gate!r}; omit gate")
-        for key in ("n_latents", "k", "topk_type"):
-            if key not in run:
-                remedy = "pass gate='global' or 'local'" if key == "topk_type" else "pass the authors' file"
-                raise ValueError(f"run_config.json: no {key!r}; {remedy}")
-        names = re.findall(r"^encoders\.(.+)\.weight$", "\n".join(checkpoint), re.MULTILINE)
-        if not names:
-            raise ValueError("checkpoint: no 'encoders.<stream>.weight'; pass that of msae_checkpoint.pth")
-        order = list(run_config.get("config_file_content", {}).get("train_stream_feature_files", names))
-        names.sort(key=lambda name: order.index(name) if name in order else len(order))
-        dims = {name: checkpoint[f"encoders.{name}.weight"].shape[1] for name in names}
-        k_aux, dead_after = run.get("auxk", 64), run.get("dead_steps_threshold", 1000)
-        model = cls(dims, run["n_latents"], run["k"], run["topk_type"], k_aux, dead_after)
+        checkpoint, run = read_checkpoint(checkpoint), read_run_config(run_config, gate)
+        names = stream_names(checkpoint, run["order"])
+        dims = {name: tensor(checkpoint, "encoder", name).shape[1] for name in names}
+        model = cls(
+            dims, run["n_latents"], run["k"], run["topk_type"], run["auxk"], run["dead_steps_threshold"]
+        )
         state = model.state_dict()
-        for name, field in product(names, PUBLISHED_KEYS):
-            key = PUBLISHED_KEYS[field].format(name)
-            if key not in checkpoint:
-                raise ValueError(f"checkpoint: no {key!r}; it is incomplete or not one of the authors'")
-            value = checkpoint[key].T if field == "decoder" else checkpoint[key]  # theirs is [d, L]
+        for name, field in product(names, KEYS):
+            value = tensor(checkpoint, field, name)
             if value.shape != state[f"{field}.{name}"].shape:
+                key = KEYS[field].format(name)
                 shape = f"{list(checkpoint[key].shape)}, unlike n_latents of run_config.json"
                 raise ValueError(f"checkpoint: {key!r} has shape {shape}")
             state[f"{field}.{name}"] = value

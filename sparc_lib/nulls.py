@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .alignment import LabelCounts, checked, count, firing, jaccard_per_latent
+from .inputs import at_least_one
 from .taxonomy import Taxonomy
 
 RESAMPLES = 2000  # of a bootstrap interval
@@ -38,7 +39,7 @@ def permutation_null(
     fires on, hence which latents are alive, stays; what they show becomes random. Errors as in
     `label_counts` and `jaccard_per_latent`; ValueError if repeats < 1.
     """
-    _demand(repeats)
+    at_least_one(repeats, "repeats")
     codes, labels = checked(codes_by_stream, labels)
     fires = {stream: firing(matrix, top_n) for stream, matrix in codes.items()}
     labelled = np.flatnonzero(np.diff(labels.indptr))
@@ -66,7 +67,7 @@ def shuffled_latents_null(
     everything agrees with any partner, and so it does not stand out. Arguments and errors as in
     `jaccard_per_latent`; ValueError if repeats < 1.
     """
-    _demand(repeats)
+    at_least_one(repeats, "repeats")
     alive = {stream: counts.alive(stream, min_samples) for stream in counts.streams}
     pairs = list(combinations(counts.streams, 2))
     n_pairs = sum((alive[s] & alive[t]).astype(int) for s, t in pairs)
@@ -106,11 +107,6 @@ def rescaled(jaccard, shuffled, bound):
     return (jaccard - shuffled) / np.where(bound > shuffled, bound - shuffled, np.nan)
 
 
-def _demand(repeats: int) -> None:
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: the null needs at least one permutation")
-
-
 class Interval(NamedTuple):
     """A mean with its 95 % bootstrap interval."""
 
@@ -121,8 +117,15 @@ class Interval(NamedTuple):
 
 def clustered_interval(values: np.ndarray, cluster: np.ndarray, generator: np.random.Generator) -> Interval:
     """Mean of `values` [n] with its interval over resampled clusters: all values of one cluster (say, of an
-    image) are drawn together. cluster [n]: which one each value belongs to."""
+    image) are drawn together. cluster [n]: which one each value belongs to. NaN without values and
+    where one is not finite. Raises ValueError unless every value has a cluster."""
+    values, cluster = np.asarray(values, dtype=float), np.asarray(cluster)
+    if values.ndim != 1 or cluster.shape != values.shape or pd.isna(cluster).any():
+        shapes = f"values {values.shape}, cluster {cluster.shape}, {pd.isna(cluster).sum()} of them missing"
+        raise ValueError(f"{shapes}: give every value its cluster, [n]")
     sums = pd.DataFrame({"sum": values, "n": 1.0}).groupby(cluster).sum().to_numpy()  # [n_clusters, 2]
     drawn = sums[generator.integers(len(sums), size=(RESAMPLES, len(sums)))].sum(1)
+    if not len(values) or not np.isfinite(values).all():  # the sums of pandas pass over NaN
+        return Interval(float("nan"), float("nan"), float("nan"))
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
     return Interval(float(values.mean()), float(low), float(high))

@@ -8,12 +8,16 @@ from joblib import Parallel, delayed
 from scipy.special import expit
 
 from .alignment import as_csr
+from .inputs import at_least_one
+
+FEWEST = 6  # positives, and negatives, that leave both in train, validation and test
 
 
 def probed_classes(labels, min_positives: int = 50) -> np.ndarray:
     """Columns of labels [n, C] with more than `min_positives` positives, the published rule, and as many
     negatives, without which nothing can be balanced: the classes `probe_losses` returns."""
-    positives = np.bincount(as_csr(labels, "labels").indices, minlength=labels.shape[1])
+    labels = as_csr(labels, "labels")
+    positives = np.bincount(labels.indices, minlength=labels.shape[1])
     return np.flatnonzero(np.minimum(positives, labels.shape[0] - positives) > min_positives)
 
 
@@ -23,6 +27,9 @@ def _balanced_splits(positive: np.ndarray, column: int) -> list[np.ndarray]:
     present, absent = np.flatnonzero(positive), np.flatnonzero(~positive)
     draw = np.random.RandomState(1000 + column)
     n = min(len(present), len(absent))
+    if n < FEWEST:
+        fault = f"class {column} has {len(present)} positives and {len(absent)} negatives"
+        raise ValueError(f"{fault}, too few to split 70/15/15; set min_positives to {FEWEST - 1} or more")
     if len(absent) > n:
         absent = draw.choice(absent, n, replace=False)
     elif len(present) > n:
@@ -152,6 +159,7 @@ def probe_losses(
         raise ValueError(f"select_on={select_on!r}: choose 'all' (as published) or 'train'")
     if solver not in ("lbfgs", "newton"):
         raise ValueError(f"solver={solver!r}: choose 'lbfgs' (as published) or 'newton'")
+    at_least_one(n_candidates, "n_candidates")
     codes, labels = as_csr(codes, "codes").tocsc(), as_csr(labels, "labels")
     if codes.shape[0] != labels.shape[0]:
         raise ValueError(f"codes have {codes.shape[0]} samples, labels {labels.shape[0]}: pass the same")

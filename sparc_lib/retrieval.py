@@ -8,7 +8,7 @@ land at chance, not at rank 1, and two copies of one image share their hits. Wit
 code's numbers) this is the usual 1 + #(higher).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,10 +18,12 @@ import torch
 from scipy.special import digamma
 
 from .alignment import as_csr
+from .inputs import at_least_one, real_numbers
 
 BLOCKS_BELOW = 300_000  # entries of a gallery of codes up to which blocks of queries beat inverted lists
 QUERIES_AT_ONCE = 64  # of a dense block
 QUERIES_PER_TASK = 1024  # of a thread
+SHORTEST = 1e-18  # length of a row below which its squares leave float32
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,28 @@ def _unit_rows(features, name: str) -> sp.csr_array | torch.Tensor:
         csr = as_csr(features, name)
         csr = csr.astype(np.float64 if csr.dtype == np.float64 else np.float32)
         norms = np.sqrt(np.asarray(csr.multiply(csr).sum(1), dtype=np.float64)).ravel()
+        _demand_lengths(norms, np.diff(csr.indptr) > 0, name)
         divisors = np.repeat(np.where(norms > 0, norms, 1), np.diff(csr.indptr))
         csr.data = csr.data / divisors.astype(csr.dtype)
         return csr
-    dense = torch.as_tensor(features).detach()
+    dense = torch.as_tensor(real_numbers(features, name)).detach()
     if dense.ndim != 2:
         raise ValueError(f"{name}: expected [n, d], got shape {tuple(dense.shape)}")
     if dense.dtype != torch.float64:
         dense = dense.float()
     if not torch.isfinite(dense).all():
         raise ValueError(f"{name}: contains NaN or infinite values; check the features it was computed from")
-    return torch.nn.functional.normalize(dense, dim=1)
+    norms = torch.linalg.vector_norm(dense, dim=1)
+    _demand_lengths(norms.cpu().numpy(), dense.any(1).cpu().numpy(), name)
+    return torch.nn.functional.normalize(dense, dim=1, eps=SHORTEST)
+
+
+def _demand_lengths(norms: np.ndarray, filled: np.ndarray, name: str) -> None:
+    """Raise ValueError where the length of a row that is not zero is lost: it would tie with everything."""
+    lost = np.flatnonzero(filled & ~((norms >= SHORTEST) & np.isfinite(norms)))
+    if len(lost):
+        fault = f"{len(lost)} rows are too short or too long to be divided by their norm"
+        raise ValueError(f"{name}: {fault}, first {lost[:5].tolist()}; scale them to about 1")
 
 
 def _unit_pair(query, reference) -> tuple[sp.csr_array | torch.Tensor, sp.csr_array | torch.Tensor]:
@@ -74,8 +87,11 @@ def _unit_pair(query, reference) -> tuple[sp.csr_array | torch.Tensor, sp.csr_ar
 
 def _positives_csr(positives, shape: tuple[int, int]) -> sp.csr_array:
     """Relevant references of every query as CSR [n_query, n_reference]; None: row i matches row i."""
-    if hasattr(positives, "detach"):
-        positives = positives.detach().cpu().numpy()
+    if isinstance(positives, Mapping | Set):
+        kind = type(positives).__name__
+        raise ValueError(f"positives: got a {kind}; give a list with the rows of each query, in their order")
+    if hasattr(positives, "__array__"):  # a DataFrame would be read by its column names
+        positives = torch.as_tensor(real_numbers(positives, "positives")).detach().cpu().numpy()
     if positives is None:
         if shape[0] != shape[1]:
             sizes = f"{shape[0]} queries but {shape[1]} references"
@@ -101,6 +117,9 @@ def _from_lists(rows: list[np.ndarray], shape: tuple[int, int]) -> sp.csr_array:
         if len(row) and row.dtype.kind not in "iu":
             wish = f"row numbers as integers, or a sparse or boolean matrix [queries, references] = {shape}"
             raise ValueError(f"positives: entry {number} holds {row.dtype}; give {wish}")
+        if len(np.unique(row)) < len(row):
+            wish = "each once; a matrix of 0 and 1 must be boolean, positives.astype(bool)"
+            raise ValueError(f"positives: entry {number} names a row twice; give {wish}")
     columns = np.concatenate([row.astype(np.int64) for row in rows]) if rows else np.empty(0, np.int64)
     if len(rows) != shape[0] or (len(columns) and not 0 <= columns.min() <= columns.max() < shape[1]):
         wish = f"for each of {shape[0]} queries, rows in 0 ... {shape[1] - 1} of the reference"
@@ -207,8 +226,10 @@ def retrieval_metrics(
     Raises ValueError for mismatched widths, kinds or numbers of rows, empty input, queries without a
     positive, positives that are no row numbers, NaN, or k < 1.
     """
-    if not ks or min(*ks, n_jobs, batch_size) < 1:
-        raise ValueError(f"ks={tuple(ks)}, batch_size={batch_size}, n_jobs={n_jobs}: all must be at least 1")
+    ks = [at_least_one(k, "ks: an entry") for k in np.atleast_1d(ks).tolist()]
+    if not ks:
+        raise ValueError("ks is empty; give at least one rank, as in ks=(1, 5)")
+    at_least_one(batch_size, "batch_size"), at_least_one(n_jobs, "n_jobs")
     query, reference = _unit_pair(query, reference)
     positives = _positives_csr(positives, (query.shape[0], reference.shape[0]))
     if sp.issparse(query):
@@ -230,6 +251,7 @@ def nearest(query, reference, n: int = 5) -> np.ndarray:
 
     For a handful of queries: query [n_query, d] and reference [m, d], both dense or both sparse, as above.
     """
+    at_least_one(n, "n")
     query, reference = _unit_pair(query, reference)
     scores = reference @ query.toarray().T if sp.issparse(query) else (reference @ query.T).cpu().numpy()
     return np.argsort(-scores, axis=0, kind="stable")[:n].T

@@ -18,14 +18,21 @@ import scipy.sparse as sp
 def read_class_descriptions(path: str | Path) -> dict[str, str]:
     """Read `LabelName,DisplayName` rows; returns {label name: display name} in file order.
 
-    Raises ValueError for a row without two fields or a repeated label name.
+    Raises ValueError for a row without two fields or a repeated label name, and for what is no CSV in UTF-8.
     """
+    try:
+        return _class_rows(path)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error}); download the file again") from error
+
+
+def _class_rows(path: str | Path) -> dict[str, str]:
     names: dict[str, str] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.reader(file, strict=True), start=1):  # strict: quotes must end
             if not row or (number == 1 and row[0] == "LabelName"):
                 continue
-            if len(row) != 2 or row[0] in names:
+            if len(row) != 2 or row[0] in names or not all(field.strip() for field in row):
                 wish = "expected a new 'LabelName,DisplayName' pair"
                 raise ValueError(f"{path}, line {number}: {wish}, got {row!r}; download the file again")
             names[row[0]] = row[1]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .evaluation import Data, as_feed, present
 from .files import aside
 from .gates import Voters, draw_voters
+from .inputs import demand_weights, whole_number
 from .losses import DECODER, ENCODER, LossTerms, gated_loss, record_activity, redraw_dead
 from .model import SPARC, Streams
 from .profiles import (
@@ -62,6 +63,7 @@ def train_step(
     products, losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may
     fall the other way, so other latents may be chosen; encoding and evaluation always use float32.
     """
+    demand_weights(cross_weight=cross_weight, aux_weight=aux_weight)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision: got {precision!r}; choose 'float32' or 'bfloat16'")
     buffers = {}
@@ -280,7 +282,7 @@ class _Run:
         device = next(self.model.parameters()).device
         try:
             saved = torch.load(self.path, map_location=device, weights_only=True)
-            made_with = saved["identity"]
+            made_with = dict(saved["identity"])
         except Exception as error:
             raise ValueError(f"{self.path}: not a readable checkpoint ({error}); delete it") from error
         for name, value in self.identity.items():
@@ -288,7 +290,11 @@ class _Run:
             if theirs != value:
                 made = f"made with {name} = {theirs!r}, this run has {value!r}"
                 raise ValueError(f"{self.path}: {made}; use another checkpoint file or delete it")
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step = saved["step"]
-        self.rows = [tuple(row) for row in saved["rows"]]
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step = whole_number(saved["step"], "step")
+            self.rows = [tuple(row) for row in saved["rows"]]
+            self.model.demand_finite()
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.path}: not a whole checkpoint ({error}); delete it") from error

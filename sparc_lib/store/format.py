@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ..alignment import as_csr
+from ..inputs import listed
 from ..model import stream_name
 from ..profiles import STRICT
 
@@ -103,11 +104,12 @@ class Samples:
     @classmethod
     def of(cls, ids, image_ids=None, captions=None, labels=None, classes=()) -> Samples:
         """Samples of ids [n]. None: image ids are the ids, captions and labels are empty."""
+        ids, classes = listed(ids, "field 'ids'"), listed(classes, "field 'classes'")
         n = len(ids)
         labels = sp.csr_array((n, len(classes))) if labels is None else labels
-        image_ids = ids if image_ids is None else image_ids
-        captions = [""] * n if captions is None else captions
-        return cls(list(ids), list(image_ids), list(captions), clean_labels(labels), list(classes))
+        image_ids = ids if image_ids is None else listed(image_ids, "field 'image_ids'")
+        captions = [""] * n if captions is None else listed(captions, "field 'captions'")
+        return cls(ids, image_ids, captions, clean_labels(labels), classes)
 
     def check(self, where: str = "samples") -> None:
         """Raise StoreError where lengths disagree, text is no text, or ids repeat."""

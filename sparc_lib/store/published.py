@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from ..files import disk_full_explained
+from ..inputs import listed
 from .format import EncoderStamp, Precision, Samples, StoreError, clean_labels
 from .reader import BLOCK, FeatureStore, precision_of
 from .writer import StoreWriter
@@ -50,6 +51,7 @@ def import_hdf5(
     columns = {"ids": ids, "image_ids": image_ids, "captions": captions}
     for field, column in columns.items():
         if column is not None:
+            column = listed(column, f"field '{field}'")  # a Series would be looked up by its index
             columns[field] = [column[i] for i in _covered(field, len(column), common)]
     if labels is not None:
         labels = clean_labels(labels)
@@ -79,13 +81,16 @@ def _inspect(path: Path, stream: str) -> _Source:
     except OSError as error:
         raise StoreError(f"{path}: not a readable HDF5 file ({error}); download it again") from error
     with file:
-        if "features" not in file or file["features"].ndim != 2:
+        if not isinstance(file.get("features"), h5py.Dataset) or file["features"].ndim != 2:
             raise StoreError(
                 f"{path}: no two-dimensional dataset 'features' (found {list(file)}); is this a feature file?"
             )
         n, dim = file["features"].shape
-        precision = precision_of(file["features"].dtype)
-        stored = file["indices"][:] if "indices" in file else np.arange(n)
+        try:
+            precision = precision_of(file["features"].dtype)
+            stored = file["indices"][()] if "indices" in file else np.arange(n)
+        except (StoreError, OSError, TypeError) as error:
+            raise StoreError(f"{path}: {error}; is this a feature file?") from error
     if stored.shape != (n,):
         raise StoreError(
             f"{path}: 'indices' has shape {stored.shape} for {n} rows of 'features'; download it again"
@@ -133,5 +138,8 @@ def _copy(source: _Source, stream: str, common: np.ndarray, writer: StoreWriter)
             numbers = source.indices[start : start + BLOCK]
             wanted = np.isin(numbers, common)
             if wanted.any():
-                block = file["features"][start : start + len(numbers)]
+                try:
+                    block = file["features"][start : start + len(numbers)]
+                except OSError as error:
+                    raise StoreError(f"{source.path}: damaged ({error}); download it again") from error
                 writer.write(stream, np.searchsorted(common, numbers[wanted]), block[wanted])

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..evaluation import Feed
 from ..files import disk_full_explained, sha256
+from ..inputs import real_numbers
 from . import format as form
 from .format import EncoderStamp, Manifest, Samples, StoreError, StreamInfo
 from .writer import StoreWriter
@@ -107,12 +108,18 @@ class FeatureStore(Feed):
         dense. Raises StoreError on any disagreement, DiskFullError.
         """
         directory = Path(directory)
-        features = {name: x if hasattr(x, "dtype") else np.asarray(x) for name, x in features.items()}
-        samples = Samples.of(ids, image_ids, captions, labels, classes)
+        try:
+            samples = Samples.of(ids, image_ids, captions, labels, classes)
+            features = {
+                name: real_numbers(x if hasattr(x, "dtype") else np.asarray(x), f"stream '{name}'")
+                for name, x in features.items()
+            }
+        except ValueError as error:
+            raise StoreError(f"{directory}: {error}") from error
         samples.check(str(directory))
         for name, array in features.items():
-            if np.ndim(array) != 2 or len(array) != len(ids):
-                shape = f"{tuple(np.shape(array))} for {len(ids)} ids"
+            if np.ndim(array) != 2 or len(array) != len(samples.ids):
+                shape = f"{tuple(np.shape(array))} for {len(samples.ids)} ids"
                 raise StoreError(f"{directory}: stream '{name}' has shape {shape}; give one row per pair")
         with disk_full_explained(directory):
             writer = StoreWriter(
@@ -122,7 +129,7 @@ class FeatureStore(Feed):
                 {name: precision_of(array.dtype) for name, array in features.items()},
             )
             for name, array in features.items():
-                for start in range(0, len(ids), BLOCK):
+                for start in range(0, len(samples.ids), BLOCK):
                     block = torch.as_tensor(array[start : start + BLOCK]).detach().float().cpu().numpy()
                     writer.write(name, np.arange(start, start + len(block)), block)
             writer.finish(
@@ -202,7 +209,7 @@ class FeatureStore(Feed):
 
 def precision_of(dtype) -> form.Precision:
     """How features of a NumPy or torch type are stored. Raises StoreError for what are no real numbers."""
-    name = str(dtype).removeprefix("torch.")
+    name = str(getattr(dtype, "name", dtype)).removeprefix("torch.")  # a NumPy name holds no byte order
     if not name.startswith(("float", "bfloat", "int", "uint")):
         raise StoreError(f"features of type {name}: give real numbers, as float16 or float32")
     return "float16" if name == "float16" else "float32"

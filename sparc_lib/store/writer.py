@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,8 @@ class StoreWriter:
         precisions: Mapping[str, Precision] | None = None,
     ):
         self.directory, self.ids, self.dims = Path(directory), ids, dict(dims)
+        if not dims:
+            raise StoreError(f"{directory}: no streams; give at least one, {{name: features [n, d]}}")
         self.precisions = {name: (precisions or {}).get(name, "float16") for name in dims}
         for name in dims:
             stream_name(name)
@@ -54,14 +57,16 @@ class StoreWriter:
         if np.shape(values) != (len(rows), dim):
             shapes = f"got features of shape {np.shape(values)}, expected ({len(rows)}, {dim})"
             raise StoreError(f"stream '{stream}': {shapes}; use the encoder the store was begun with")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             stored = np.ascontiguousarray(values, dtype=np.float32).astype(_little_endian(precision))
-        bad = ~np.isfinite(stored).all(1) | ~stored.any(1)
+            power = np.square(stored, dtype=np.float32).sum(1)  # readers divide by its root
+        bad = ~(np.isfinite(power) & (power >= np.finfo(np.float32).tiny))
         if bad.any():
             names = [self.ids[row] for row in np.asarray(rows)[bad][:5]]
             raise StoreError(
-                f"{self.directory / stream}.npy: {int(bad.sum())} rows are NaN, infinite, beyond {precision} "
-                f"or all zero, first ids {names}; check the weights and the precision of the encoder"
+                f"{self.directory / stream}.npy: {int(bad.sum())} rows are NaN, infinite, all zero or of a "
+                f"norm beyond {precision}, first ids {names}; check the weights and the precision of the "
+                "encoder"
             )
         file = self._files[stream]
         row_bytes = dim * stored.itemsize
@@ -90,6 +95,11 @@ class StoreWriter:
     ) -> None:
         """Write samples, labels and manifest, then rename the directory to `out`."""
         samples.check(str(out))
+        unknown = sorted(set(encoders) - set(self.dims))
+        if unknown:
+            raise StoreError(
+                f"{out}: encoders names {unknown}, the streams are {list(self.dims)}; mend the names"
+            )
         self.close()
         for name in self.dims:
             sync_file(self.directory / f"{name}.npy")
@@ -129,15 +139,25 @@ def _write_samples(directory: Path, samples: Samples) -> None:
 
 def _publish(directory: Path, out: Path, overwrite: bool) -> None:
     """Rename a whole store to its place; the store that was there, if any, is deleted after that."""
-    old = out.with_name(out.name + ".old")
+    old = None
     if out.exists():
-        if not overwrite:
-            raise FileExistsError(f"{out}: exists already; delete it, choose another or pass overwrite=True")
-        shutil.rmtree(old, ignore_errors=True)
+        _demand_replaceable(out, overwrite)
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # nobody else's
         os.rename(out, old)
     os.rename(directory, out)
     sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _demand_replaceable(out: Path, overwrite: bool) -> None:
+    """Raise FileExistsError unless `out` is an empty folder or a store, and may be overwritten."""
+    if not overwrite:
+        raise FileExistsError(f"{out}: exists already; delete it, choose another or pass overwrite=True")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / form.MANIFEST).exists()):
+        raise FileExistsError(
+            f"{out}: is no feature store, so it is not overwritten; delete it or choose another"
+        )
 
 
 def _little_endian(precision: Precision) -> np.dtype:

@@ -20,6 +20,13 @@ from ..files import aside, disk_full_explained, locked, sha256, sync_file, sync_
 log = logging.getLogger(__name__)
 CARD = "stage.json"  # in every stage folder: what it was made from, and what its files hold
 HASHED_BELOW = 64 * 2**20  # bytes: larger files are known by size and time, and by hash in `verify`
+NO_CARD = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # of what reads another file as one
 REBUILD_BEFORE = "SPARC_REBUILD_BEFORE"  # seconds since 1970; older stages are built anew (--force)
 
 
@@ -84,7 +91,7 @@ def tables_stage(
     folder = stage(name, inputs, build)
     return {
         file.stem: pd.read_csv(file, keep_default_na=False, na_values=["nan"])
-        for file in folder.glob("*.csv")
+        for file in (folder / name for name in _read_card(folder)["files"])
     }
 
 
@@ -103,7 +110,9 @@ def verify(folder: Path) -> None:
 def finished_stages() -> list[Path]:
     """Folders of all stages in the data root that were ever finished, whatever they hold now."""
     folders = (paths.data_root() / "stages").glob("*")
-    return sorted(folder for folder in folders if folder.is_dir() and folder.suffix != ".partial")
+    return sorted(
+        folder for folder in folders if folder.is_dir() and folder.suffix not in (".partial", ".old")
+    )
 
 
 def _place(name: str, described: Any) -> Path:
@@ -126,7 +135,7 @@ def _fault(folder: Path, thorough: bool = False) -> str | None:
         digest = _digest(card["inputs"])
         written = {name: _Written(**entry) for name, entry in card["files"].items()}
         float(card["finished"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *NO_CARD) as error:
         return f"{folder / CARD}: it is no card of a finished stage ({error})"
     if not folder.name.endswith(digest):
         return f"{folder / CARD}: it belongs to another stage"
@@ -161,10 +170,10 @@ def _begin(partial: Path, card: Mapping) -> None:
     """Keep the partial work of a killed build if it is recent enough, else start from nothing."""
     try:
         recent = _read_card(partial)["begun"] >= float(os.environ.get(REBUILD_BEFORE, 0))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *NO_CARD):
         recent = False
     if not recent:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         partial.mkdir()
         _write_card(partial, {**card, "begun": time.time()})
 
@@ -183,12 +192,20 @@ def _finish(partial: Path, final: Path) -> None:
     card = _read_card(partial)
     _write_card(partial, {**card, "finished": time.time(), "files": written})
     old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():  # a folder that is not empty cannot be renamed over
+    _remove(old)
+    if os.path.lexists(final):  # a folder that is not empty cannot be renamed over
         final.rename(old)
     partial.rename(final)
     sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Delete what has this name, be it a folder, a file or a link that leads nowhere."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _digest(described: Any) -> str:

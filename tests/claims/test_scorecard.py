@@ -394,3 +394,27 @@ def test_rules_of_quantities_are_checked_field_by_field(tmp_path):
         ValueError, match="quantities.yaml: .*'a', field of: .*'mean'.*'a', field filter: Unexpected"
     ):
         read_declared(file, Rule)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("q.yaml", "- {id: a, table: x, table: y, value: z}", "field table is given twice"),
+        ("q.json", '[{"id": "a", "table": "x", "table": "y", "value": "z"}]', "field table is given twice"),
+        ("q.yaml", "[" * 3000, "recursion"),
+        ("q.yaml", "&a [*a]", "ircular"),
+        ("q.yaml", "- {id: a, table: 2020-01-01, value: z}", "date"),
+    ],
+)
+def test_declarations_that_would_be_misread_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}: it cannot be read .*{message}"):
+        read_declared(tmp_path / name, Rule)
+
+
+@pytest.mark.parametrize("content", ["", 'a,b\n"1'])
+def test_an_unreadable_table_is_named(tmp_path, content):
+    table = read_declared(RULES, Rule)[0].table
+    (tmp_path / f"{table}.csv").write_text(content)
+    with pytest.raises(ValueError, match=f"{table}.csv: no table .*run notebook {table[:2]} again"):
+        read_quantities(tmp_path)

@@ -1,5 +1,6 @@
 """SPARC: gates, codings, typed codes, errors, state, import of published checkpoints."""
 
+import dataclasses
 import json
 
 import pytest
@@ -246,3 +247,75 @@ def test_a_run_config_without_its_gate_is_asked_not_guessed():
     config["args"]["topk_type"] = "global"
     with pytest.raises(ValueError, match="'topk_type' is 'global', not 'local'; omit gate"):
         SPARC.from_published(state, config, gate="local")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"dims": {"dino": 4.0}}, "dims: stream 'dino': got 4.0; give a whole number"),
+        ({"dims": [("dino", 4)]}, "dims: got .*give a mapping"),
+        ({"k": 2.5}, "k: got 2.5"),
+        ({"k_aux": 2.5}, "k_aux: got 2.5"),
+        ({"dead_after": float("nan")}, "dead_after: got nan"),
+        ({"n_latents": "40"}, "n_latents: got '40'"),
+    ],
+)
+def test_sizes_are_whole_numbers(options, words):
+    with pytest.raises(ValueError, match=words):
+        SPARC(**{"dims": {"dino": 4}, "n_latents": 40, "k": 5, **options})
+
+
+def test_a_code_that_points_beyond_the_latents_is_refused():
+    """On a CPU its rows were read from foreign memory."""
+    model = build()
+    code = model.encode(sample())["dino"]
+    for far in (40, -40):
+        with pytest.raises(ValueError, match="indices beyond 0 ... 39"):
+            model.decode(dataclasses.replace(code, indices=code.indices + far), "dino")
+    with pytest.raises(ValueError, match=r"have shapes \[7, 1\] and \[7, 5\]"):
+        model.decode(dataclasses.replace(code, indices=code.indices[:, :1]), "dino")
+    with pytest.raises(ValueError, match="code: got a csr_matrix"):
+        model.decode(code.to_csr(), "dino")
+    with pytest.raises(ValueError, match="streams: got a Tensor; give a mapping"):
+        model.encode(sample()["dino"])
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"k": "5"}, "run_config.json: 'k': got '5'"),
+        ({"n_latents": 40.0}, "run_config.json: 'n_latents': got 40.0"),
+        ({"dead_steps_threshold": None}, "'dead_steps_threshold': got None"),
+    ],
+)
+def test_a_run_config_of_other_kinds_is_named(change, words):
+    state, config = published(build())
+    with pytest.raises(ValueError, match=words):
+        SPARC.from_published(state, config["args"] | change)
+    assert SPARC.from_published(state, config["args"] | {"config_file_content": None}).k == 5
+
+
+def test_published_tensors_of_other_kinds_are_named():
+    state, config = published(build())
+    fractions = torch.full((40,), 0.5)
+    for key, value, words in (
+        ("encoders.dino.weight", state["encoders.dino.weight"] * 1j, "complex numbers"),
+        ("encoders.dino.weight", torch.ones(40), r"has shape \[40\], not 2 dimensions"),
+        ("stats_last_nonzero_dino", fractions, "fractions or NaN"),
+        ("stats_last_nonzero_dino", fractions * torch.nan, "fractions or NaN"),
+    ):
+        with pytest.raises(ValueError, match=f"checkpoint: '{key}'.*{words}"):
+            SPARC.from_published(state | {key: value}, config)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04cut"])
+def test_broken_published_files_are_named(tmp_path, content):
+    state, config = published(build())
+    (tmp_path / "msae_checkpoint.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="msae_checkpoint.pth: no tensors can be read.*download it again"):
+        SPARC.from_published(tmp_path / "msae_checkpoint.pth", config)
+    (tmp_path / "run_config.json").write_bytes(b"{" + content)
+    with pytest.raises(ValueError, match="run_config.json: not valid JSON"):
+        SPARC.from_published(state, tmp_path / "run_config.json")
+    (tmp_path / "run_config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(config).encode())
+    assert SPARC.from_published(state, tmp_path / "run_config.json").k == 5

@@ -8,6 +8,7 @@ from sparc_lib.alignment import LabelCounts, jaccard_per_latent, label_counts, m
 from sparc_lib.nulls import (
     activity_bound,
     chance_corrected,
+    clustered_interval,
     permutation_null,
     rescaled,
     shuffled_latents_null,
@@ -124,3 +125,12 @@ def test_rescaled_runs_from_unrelated_to_the_most_that_is_possible():
 def test_a_null_needs_a_repeat(null):
     with pytest.raises(ValueError, match="repeats=0"):
         null(*problem(), np.random.default_rng(0))
+
+
+def test_an_interval_does_not_pass_over_missing_values():
+    """Sums of pandas leave NaN out: the mean was NaN, its interval 0 to 3; without cluster one was lost."""
+    draw = np.random.default_rng(0)
+    assert np.isnan(clustered_interval(np.array([1, np.nan, 3]), np.array([0, 1, 2]), draw)).all()
+    for cluster in (np.array([0, np.nan, 2]), np.array(["a", None, "b"]), np.array([0, 1])):
+        with pytest.raises(ValueError, match="give every value its cluster"):
+            clustered_interval(np.array([1.0, 100, 3]), cluster, draw)

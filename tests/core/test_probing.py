@@ -104,3 +104,12 @@ def test_clear_errors():
         probe_losses(codes, labels, min_positives=500)
     with pytest.raises(ValueError, match="labels: expected a matrix"):
         probe_losses(codes, labels[:, 0])
+
+
+def test_classes_too_small_to_split_and_no_candidates_are_named():
+    codes, labels = np.random.default_rng(0).random((40, 5)), np.eye(40)[:, :4].sum(1, keepdims=True)
+    with pytest.raises(ValueError, match="class 0 has 4 positives and 36 negatives, too few"):
+        probe_losses(codes, labels, min_positives=2)
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"n_candidates={wrong}"):
+            probe_losses(codes, labels, n_candidates=wrong)

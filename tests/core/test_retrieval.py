@@ -1,6 +1,7 @@
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -224,3 +225,41 @@ def test_nearest_are_those_of_highest_cosine(kind):
     np.testing.assert_array_equal(found, np.argsort(-cosine(query[:4], reference), axis=1)[:, :7])
     with pytest.raises(ValueError, match=r"expected \[n, d\] and \[m, d\]"):
         nearest(kind(query), kind(reference[:, :3]))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_rows_whose_norm_leaves_float32_do_not_tie_with_everything(kind, scale):
+    query, reference = (x.astype(np.float32) for x in features())
+    with pytest.raises(ValueError, match="query: 60 rows are too short or too long.*scale them"):
+        retrieval_metrics(kind(query * np.float32(scale)), kind(reference))
+    short = retrieval_metrics(kind(query * np.float32(1e-15)), kind(reference))
+    np.testing.assert_array_equal(short.ranks, retrieval_metrics(query, reference).ranks)
+
+
+def test_positives_are_read_as_meant():
+    """Of a DataFrame the column names were read, of a dict the keys, of a 0/1 matrix the rows 0 and 1."""
+    query, reference = features()
+    relevant = np.roll(np.eye(60, dtype=bool), -1, axis=1)
+    expected = retrieval_metrics(query, reference, positives=sp.csr_array(relevant)).ranks
+    frame = retrieval_metrics(query, reference, positives=pd.DataFrame(relevant)).ranks
+    np.testing.assert_array_equal(frame, expected)
+    with pytest.raises(ValueError, match="names a row twice.*astype\\(bool\\)"):
+        retrieval_metrics(query, reference, positives=relevant.astype(int))
+    for wrong in ({59 - i: [i] for i in range(60)}, set(range(60))):
+        with pytest.raises(ValueError, match="positives: got a (dict|set)"):
+            retrieval_metrics(query, reference, positives=wrong)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({"ks": (1.5,)}, "ks: an entry"), ({"ks": ()}, "ks is empty"), ({"ks": "15"}, "ks: an entry"),
+     ({"batch_size": 1.5}, "batch_size: got 1.5")],
+)  # fmt: skip
+def test_ranks_and_sizes_are_whole_numbers(options, words):
+    query, reference = features()
+    with pytest.raises(ValueError, match=words):
+        retrieval_metrics(query, reference, **options)
+    assert retrieval_metrics(query, reference, ks=np.array([1, 5])).recall.keys() == {1, 5}
+    with pytest.raises(ValueError, match="n=-1: must be at least 1"):
+        nearest(query, reference, -1)

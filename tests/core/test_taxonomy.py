@@ -143,3 +143,24 @@ def test_class_descriptions_name_the_bad_line(tmp_path):
         file.write_text("LabelName,DisplayName\n/m/1,One\n" + bad)
         with pytest.raises(ValueError, match="classes.csv, line 3"):
             read_class_descriptions(file)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b'/m/1,"A\n/m/2,B\n/m/3,C\n', "not a CSV file.*unexpected end of data"),
+        (b"/m/1,\n", "line 1: expected a new"),
+        ("/m/1,A\n".encode("utf-16"), "not a CSV file in UTF-8"),
+        (b"/m/1," + b"x" * 200_000, "not a CSV file.*field larger"),
+    ],
+)
+def test_class_descriptions_that_would_be_misread_are_refused(tmp_path, content, words):
+    """A quote that is not closed made one class of all lines after it."""
+    (tmp_path / "classes.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"classes.csv.*{words}"):
+        read_class_descriptions(tmp_path / "classes.csv")
+
+
+def test_a_mark_of_the_byte_order_is_no_class(tmp_path):
+    (tmp_path / "classes.csv").write_text("\ufeffLabelName,DisplayName\n/m/1,A\n", encoding="utf-8")
+    assert read_class_descriptions(tmp_path / "classes.csv") == {"/m/1": "A"}

@@ -470,3 +470,49 @@ def test_training_over_a_feature_store_is_training_over_its_tensors(tmp_path):
     assert evaluate(one.model, store) == evaluate(one.model, store.tensors())
     codes = encode_store(one.model, store, "independent")
     assert all(matrix.shape == (n, 48) for matrix in codes.values())
+
+
+def test_numpy_sizes_make_a_checkpoint_that_can_be_resumed(tmp_path):
+    """torch reads no NumPy numbers back: such a checkpoint could only be deleted."""
+    config = dataclasses.replace(CONFIG, epochs=1)
+    for _ in range(2):
+        model = SPARC({np.str_(name): np.int64(d) for name, d in DIMS.items()}, np.int64(48), np.int32(4))
+        result = train(model, sample(), config, tmp_path / "model.pt", progress=False)
+    assert result.steps == 5 and {type(d) for d in model.dims.values()} == {int}
+
+
+def test_a_checkpoint_of_other_tensors_is_refused(tmp_path):
+    """As many samples, other numbers: the finished run was returned as if it were of these."""
+    config = dataclasses.replace(CONFIG, epochs=1)
+    train(build(), sample(), config, tmp_path / "model.pt", progress=False)
+    with pytest.raises(ValueError, match="model.pt: made with data = .*use another checkpoint file"):
+        train(build(), sample(seed=2), config, tmp_path / "model.pt", progress=False)
+    arrays = {name: x.numpy() for name, x in sample().items()}
+    assert train(build(), arrays, config, tmp_path / "model.pt", progress=False).steps == 5
+
+
+@pytest.mark.parametrize("harm", ["identity", "model", "step", "rows", "weights"])
+def test_a_checkpoint_that_is_not_whole_is_named(tmp_path, harm):
+    config, path = dataclasses.replace(CONFIG, epochs=1), tmp_path / "model.pt"
+    train(build(), sample(), config, path, progress=False)
+    saved = torch.load(path, weights_only=True)
+    if harm == "model":
+        del saved["model"]
+    elif harm == "weights":
+        saved["model"]["encoder.dino"][0, 0] = torch.nan
+    else:
+        saved[harm] = None
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match="model.pt: not a (whole|readable) checkpoint .*delete it"):
+        train(build(), sample(), config, path, progress=False)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "1"])
+def test_weights_of_a_loss_that_spoil_the_model_are_refused(weight):
+    model = build()
+    for name in ("cross_weight", "aux_weight"):
+        with pytest.raises(ValueError, match=f"{name}: got {weight!r}"):
+            train_step(model, make_optimizer(model), sample(), **{name: weight})
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="batch_size"):
+            encode_store(model, sample(), "joint", size)

@@ -230,3 +230,47 @@ def test_an_archive_that_cannot_be_unpacked_is_named(tmp_path, monkeypatch, harm
     ):
         coco.load(tmp_path / "coco", "train")
     assert [path.name for path in tmp_path.rglob("*.json")] == ["hashes.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"segmentation": [[0, 0, float("nan"), 0, 3, 3]]},
+        {"segmentation": [[0, 0, 1e300, 0, 3, 3]]},
+        {"segmentation": [[0, 0, 3, 0, 3]]},
+        {"segmentation": {"size": [30, 40], "counts": [3, 40_000, 7]}},
+        {"segmentation": {"size": [9, 9], "counts": [40, 41]}},
+        {"segmentation": {"size": [30, 40], "counts": [1300, -100]}},
+        {"segmentation": None},
+        {"iscrowd": "missing"},
+        {"id": "seven"},
+    ],
+)
+def test_outlines_that_would_take_all_memory_or_make_another_size_are_named(folder, change):
+    """A corner that is NaN made pycocotools ask for memory without end; runs of 9 x 9 a mask of 9 x 9."""
+    path = folder / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    annotation = next(item for item in document["annotations"] if item["image_id"] == 507)
+    annotation |= change
+    if annotation["iscrowd"] == "missing":
+        del annotation["iscrowd"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="instances_val2017.json: annotation .* has no outline"):
+        coco.load(folder, "test").masks(1)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("captions", lambda document: document["images"][0].update(id=549.7), "549.7 is no whole number"),
+        ("captions", lambda document: document["annotations"][0].update(id="x"), "'x' is no whole number"),
+        ("instances", lambda document: document["categories"].append(document["categories"][0]), "of two"),
+    ],
+)
+def test_numbers_are_not_cut_and_categories_not_merged(folder, name, change, message):
+    path = folder / f"annotations/{name}_val2017.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=f"{name}_val2017.json: not the published .*{message}"):
+        coco.load(folder, "test")

@@ -8,6 +8,7 @@ import shutil
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -141,7 +142,7 @@ def test_tensors_of_torch_keep_their_precision_too(tmp_path):
     for stream, x in given.items():
         assert torch.equal(torch.from_numpy(np.array(store[stream])).float(), x.detach().float())
     for bad in (values.numpy() + 1j, np.array([["x"] * 3] * 4), values.numpy() > 0):
-        with pytest.raises(StoreError, match="features of type .*give real numbers"):
+        with pytest.raises(StoreError, match="(features of type|holds) .*give real numbers"):
             FeatureStore.create(tmp_path / "bad", {"a": bad}, ids=list("abcd"))
 
 
@@ -473,3 +474,94 @@ def test_metadata_must_cover_the_files(tmp_path):
     files = {"dino": write_h5(tmp_path / "a.h5", np.ones((3, 4)))}
     with pytest.raises(StoreError, match="'ids' has 2 entries but the files name sample 2"):
         import_hdf5(tmp_path / "store", files, ids=["x", "y"])
+
+
+@pytest.mark.parametrize("field", ["ids", "image_ids", "captions", "classes"])
+@pytest.mark.parametrize("kind", [str, set, dict])
+def test_columns_without_an_order_are_refused(tmp_path, field, kind):
+    """A text was taken letter by letter, a set in any order, a dict by its keys."""
+    given = contents()
+    column = given[field]
+    given[field] = {str: "x" * len(column), set: set(column), dict: dict.fromkeys(column)}[kind]
+    with pytest.raises(StoreError, match=f"store: field '{field}': got a {kind.__name__}; give a list"):
+        FeatureStore.create(tmp_path / "store", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_masks_are_not_lost_and_byte_orders_are_read(tmp_path):
+    given, mask = contents(), np.zeros((N, 5), bool)
+    mask[0] = True
+    labels = np.ma.masked_array(np.ones((N, 5)), mask=mask)
+    with pytest.raises(StoreError, match="labels: a masked array"):
+        FeatureStore.create(tmp_path / "store", **given | {"labels": labels})
+    dino = given["features"]["dino"]
+    for same in (dino.astype(">f2"), dino[::-1].copy()[::-1]):
+        again = given | {"features": {"dino": same}, "encoders": {}, "overwrite": True}
+        store = FeatureStore.create(tmp_path / "store", **again)
+        assert store["dino"].dtype == np.float16
+        np.testing.assert_array_equal(store["dino"], dino)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_rows_whose_norm_leaves_float32_are_refused(tmp_path, scale):
+    """They were read as zeros or infinite."""
+    features = {"a": np.ones((3, 4), np.float32) * np.float32(scale)}
+    with pytest.raises(StoreError, match="a.npy: 3 rows are .*norm beyond float32"):
+        FeatureStore.create(tmp_path / "store", features, ids=["x", "y", "z"])
+
+
+def test_only_stores_are_overwritten_and_what_lies_beside_stays(tmp_path):
+    """overwrite=True deleted whatever folder it was pointed to, and a neighbour called <name>.old."""
+    work, store = tmp_path / "work", tmp_path / "store"
+    for folder in (work, tmp_path / "store.old"):
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("mine")
+    given = contents() | {"overwrite": True}
+    with pytest.raises(FileExistsError, match="work: is no feature store, so it is not overwritten"):
+        FeatureStore.create(work, **given)
+    for _ in range(2):
+        FeatureStore.create(store, **given)
+    assert (work / "thesis.txt").exists() and (tmp_path / "store.old/thesis.txt").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_streams_that_are_not_there_are_named(tmp_path):
+    given = contents()
+    with pytest.raises(StoreError, match=r"encoders names \['dinno'\], the streams are"):
+        FeatureStore.create(tmp_path / "store", **given | {"encoders": {"dinno": STAMPS["dino"]}})
+    with pytest.raises(StoreError, match="no streams; give at least one"):
+        FeatureStore.create(tmp_path / "store", **given | {"features": {}})
+
+
+def test_hdf5_columns_are_taken_by_place(tmp_path):
+    """A filtered Series was looked up by its index: other captions, without a word."""
+    write_h5(tmp_path / "a.h5", np.ones((3, 4), np.float32))
+    captions = pd.Series(["x", "y", "z"], index=[2, 1, 0])
+    store = import_hdf5(tmp_path / "store", {"a": tmp_path / "a.h5"}, captions=captions)
+    assert store.captions == ["x", "y", "z"]
+    with pytest.raises(ValueError, match="field 'captions': got a str"):
+        import_hdf5(tmp_path / "other", {"a": tmp_path / "a.h5"}, captions="xyz")
+
+
+@pytest.mark.parametrize("harm", ["group", "index group", "number", "text", "chunk"])
+def test_hdf5_of_other_kinds_is_named(tmp_path, harm):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        if harm == "group":
+            file.create_group("features")
+        elif harm == "text":
+            file["features"] = [["a", "b"]]
+        else:
+            values = np.random.default_rng(0).normal(size=(3000, 20))
+            file.create_dataset("features", data=values, compression="gzip", chunks=(500, 20))
+        if harm == "index group":
+            file.create_group("indices")
+        if harm == "number":
+            file["indices"] = 3
+    if harm == "chunk":
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 300] = bytes(300)
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match="a.h5: "):
+        import_hdf5(tmp_path / "store", {"a": path})

@@ -3,6 +3,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,9 +159,10 @@ def test_a_stage_whose_file_is_damaged_is_built_again_and_the_log_names_the_file
 
 
 UNTYPED = '{"inputs": {}, "files": {"a": 1}, "finished": 1}'
+NO_FILES = '{"inputs": {}, "files": null, "finished": 1}'
 
 
-@pytest.mark.parametrize("card", ["", "{}", "[1]", UNTYPED])
+@pytest.mark.parametrize("card", ["", "{}", "[1]", UNTYPED, NO_FILES, 100_000 * "["])
 def test_a_stage_without_a_readable_card_is_built_again(card, caplog):
     folder = stage("s", {}, writer())
     (folder / "stage.json").write_text(card)
@@ -225,6 +227,29 @@ def test_a_table_comes_back_as_it_was_and_heals(caplog):
     with caplog.at_level(logging.WARNING):
         pd.testing.assert_frame_equal(table_stage("t", {}, make), table)
     assert len(calls) == 2 and "table.csv: it has 0 bytes" in caplog.text
+
+
+def test_a_table_that_nobody_wrote_is_not_read():
+    made = table_stage("t", {}, lambda: pd.DataFrame({"n": [1]}))
+    (folder,) = folders()
+    (folder / "other.csv").write_text("n\n2\n")
+    assert list(stages.tables_stage("t", {}, dict)) == ["table"] and made.n.tolist() == [1]
+
+
+@pytest.mark.parametrize("put", [lambda path: path.write_text("x"), lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("suffix", ["", ".partial", ".old"])
+def test_a_file_or_a_dead_link_in_place_of_a_folder_is_replaced(put, suffix):
+    folder = stage("s", {}, writer())
+    shutil.rmtree(folder)
+    put(folder.with_name(folder.name + suffix))
+    assert stage("s", {}, writer("again")) == folder
+    assert (folder / "result.txt").read_text() == "again" and is_finished("s", {})
+
+
+def test_what_a_kill_left_of_an_older_stage_is_no_finished_one():
+    folder = stage("s", {}, writer())
+    folder.with_name(folder.name + ".old").mkdir()
+    assert stages.finished_stages() == [folder]
 
 
 def test_rebuild_before_rebuilds_once(monkeypatch):
