@@ -89,6 +89,33 @@ def gate_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str]) -> F
     return fig
 
 
+def gap_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str]) -> Figure:
+    """Four panels of a `gap_table`: cross-FVU and self-FVU, each against training time and against k.
+
+    A line a gate and coding, joint codes dashed; bands reach over all seeds.
+    """
+    home_epochs, home_k = table.epochs.max(), table.k.mode().item()
+    axes = fig.subplots(1, 4)
+    panels = [(kind, along) for kind in ("cross_fvu", "self_fvu") for along in ("epochs", "k")]
+    for ax, (kind, along) in zip(axes, panels):
+        rows = table[table.k == home_k] if along == "epochs" else table[table.epochs == home_epochs]
+        for setting, own in rows.groupby("setting", sort=False):
+            colour = method_colour("trained", setting, new_gates)
+            for coding, look in (("joint", "o--"), ("alone", "o-")):
+                by_value = own.groupby(along)[f"{kind}_{coding}"].agg(["mean", "min", "max"])
+                label = f"{method_name(setting)}, {'joint' if coding == 'joint' else 'independent'} codes"
+                ax.plot(by_value.index, by_value["mean"], look, ms=4, color=colour, label=label)
+                ax.fill_between(by_value.index, by_value["min"], by_value["max"], color=colour, alpha=0.15)
+        ax.set(title=kind.replace("_fvu", "-FVU").capitalize().replace("fvu", "FVU"), ylim=(0, None))
+        ax.set(xlabel="epochs of training" if along == "epochs" else "active latents $k$", xscale="log")
+        values = sorted(rows[along].unique())
+        ax.set_xticks(values, [str(value) for value in values])
+        ax.minorticks_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, handlelength=3.5)
+    return fig
+
+
 def _dots(ax: Axes, place: int, values: pd.Series, colour: str) -> None:
     """A bar to the mean, thin, and a dot a seed."""
     ax.plot([0, values.mean()], [place, place], color=colour, linewidth=4, alpha=0.35, solid_capstyle="butt")

@@ -10,6 +10,7 @@ from sparc_lib.notebook.gates import (
     OURS,
     RIVAL,
     WORST,
+    gap_figure,
     gate_figure,
     method_colour,
     method_name,
@@ -91,3 +92,18 @@ def test_every_method_has_a_name():
     assert {*RIVALS, *FITS, MATCHED, RAW_CLIP} <= set(NAMES)
     assert method_name("local_lambda1") == "Local, λ=1" and method_name("mine") == "mine"
     assert row_name("random encoders", "one_voter") == "Global, one voter, random encoders"
+
+
+def test_the_gap_is_drawn_along_one_size_with_the_other_at_home():
+    rows = []
+    for setting, shift in (("global_lambda1", 0.0), ("one_voter", 0.1)):
+        for epochs, k in ((1, 4), (2, 4), (4, 4), (4, 2), (4, 8)):
+            fvu = {f"{kind}_fvu_joint": 0.1 * epochs + shift for kind in ("self", "cross")}
+            fvu |= {f"{kind}_fvu_alone": 0.01 * k + shift for kind in ("self", "cross")}
+            rows.append({"setting": setting, "seed": 0, "epochs": epochs, "k": k, **fvu})
+    axes = gap_figure(plt.figure(), pd.DataFrame(rows), ["one_voter"]).axes
+    over_time, over_k = (ax.get_lines() for ax in axes[:2])
+    assert len(axes) == 4 and len(over_time) == len(over_k) == 4
+    assert over_time[0].get_ydata() == pytest.approx([0.1, 0.2, 0.4])
+    assert over_k[3].get_ydata() == pytest.approx([0.12, 0.14, 0.18])
+    assert over_time[2].get_color() == OURS and over_time[1].get_label().endswith("independent codes")

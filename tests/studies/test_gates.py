@@ -15,6 +15,7 @@ from sparc_lib.retrieval import retrieval_metrics
 from sparc_lib.store.reader import FeatureStore
 from sparc_lib.studies import gate_measures, gates, tables
 from sparc_lib.studies.ablations import measure
+from sparc_lib.studies.gate_gap import gap_table
 from sparc_lib.studies.gate_measures import COLUMNS, trial_of
 from sparc_lib.studies.gates import gate_runs, gate_table
 from sparc_lib.studies.runs import trained
@@ -196,3 +197,18 @@ def test_joint_reconstruction_is_that_of_evaluate(stores, model):
     numbers = gate_measures.reconstruction(trial_of(model, stores["test"], None, 1, seed=0))
     own = [scores.joint.fvu[s, s] for s in model.streams]
     assert numbers["self_fvu_joint"] == pytest.approx(np.mean(own))
+
+
+def test_the_gap_is_measured_at_every_length_and_k_and_ends_at_the_models_of_the_table(profile, stores):
+    sizes = dataclasses.replace(profile.ablations, k=(2, 4, 8))
+    longer = dataclasses.replace(profile, ablations=sizes, sparc=dataclasses.replace(profile.sparc, epochs=4))
+    gap, rows = gap_table(longer), gate_table(longer)
+    assert set(zip(gap.epochs, gap.k)) == {(1, 4), (2, 4), (4, 4), (4, 2), (4, 8)}
+    assert (gap.groupby(["setting", "epochs", "k"]).size() == 2).all()  # seeds
+    for setting in ("global_lambda1", "one_voter"):
+        here = gap[(gap.setting == setting) & (gap.epochs == 4) & (gap.k == 4)]
+        there = pick(rows, model="trained", method=setting)
+        for column in ("self_fvu_joint", "cross_fvu_alone"):
+            assert here[column].to_numpy() == pytest.approx(there[column].to_numpy())
+    short = gap[(gap.epochs == 1) & (gap.k == 4)].cross_fvu_joint.mean()
+    assert short > gap[(gap.epochs == 4) & (gap.k == 4)].cross_fvu_joint.mean()
