@@ -131,7 +131,7 @@ class StopsAfter:
     """A feed that is interrupted after some batches."""
 
     def __init__(self, feed: TensorFeed, n_batches: int):
-        self.feed, self.left = feed, n_batches
+        self.feed, self.left, self.digest = feed, n_batches, feed.digest
 
     def __len__(self) -> int:
         return len(self.feed)
