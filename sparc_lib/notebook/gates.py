@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -96,23 +97,22 @@ def gap_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str]) -> Fi
     """
     home_epochs, home_k = table.epochs.max(), table.k.mode().item()
     axes = fig.subplots(1, 4)
-    panels = [(kind, along) for kind in ("cross_fvu", "self_fvu") for along in ("epochs", "k")]
-    for ax, (kind, along) in zip(axes, panels):
+    titles = {"cross_fvu": "Cross-FVU", "self_fvu": "Self-FVU"}
+    labels = {"epochs": "epochs of training", "k": "active latents $k$"}
+    for ax, (kind, along) in zip(axes, product(titles, labels)):
         rows = table[table.k == home_k] if along == "epochs" else table[table.epochs == home_epochs]
         for setting, own in rows.groupby("setting", sort=False):
             colour = method_colour("trained", setting, new_gates)
-            for coding, look in (("joint", "o--"), ("alone", "o-")):
+            for coding, name, look in (("joint", "joint", "o--"), ("alone", "independent", "o-")):
                 by_value = own.groupby(along)[f"{kind}_{coding}"].agg(["mean", "min", "max"])
-                label = f"{method_name(setting)}, {'joint' if coding == 'joint' else 'independent'} codes"
+                label = f"{method_name(setting)}, {name} codes"
                 ax.plot(by_value.index, by_value["mean"], look, ms=4, color=colour, label=label)
                 ax.fill_between(by_value.index, by_value["min"], by_value["max"], color=colour, alpha=0.15)
-        ax.set(title=kind.replace("_fvu", "-FVU").capitalize().replace("fvu", "FVU"), ylim=(0, None))
-        ax.set(xlabel="epochs of training" if along == "epochs" else "active latents $k$", xscale="log")
+        ax.set(title=titles[kind], ylim=(0, None), xlabel=labels[along], xscale="log")
         values = sorted(rows[along].unique())
         ax.set_xticks(values, [str(value) for value in values])
         ax.minorticks_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, handlelength=3.5)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, handlelength=3.5)
     return fig
 
 
