@@ -112,13 +112,8 @@ def gap_figure(fig: Figure, table: pd.DataFrame, new_gates: Sequence[str]) -> Fi
         values = sorted(rows[along].unique())
         ax.set_xticks(values, [str(value) for value in values])
         ax.minorticks_off()
-    fig.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        handlelength=3.5,
-    )
+    below = dict(loc="outside lower center", ncols=4, fontsize=8, handlelength=3.5)
+    fig.legend(*axes[0].get_legend_handles_labels(), **below)
     return fig
 
 
