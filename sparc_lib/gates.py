@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .sparse_ops import top_columns
+
 Voters = Mapping[str, Tensor]  # {stream: bool [batch]}: whether it votes on a sample's latents
 
 
@@ -23,7 +25,7 @@ def shared_choice(preactivations: Mapping[str, Tensor], k: int, voters: Voters |
     if voters is not None:
         votes = {stream: h * voters[stream].unsqueeze(1) for stream, h in preactivations.items()}
     total = functools.reduce(torch.add, votes.values())
-    return total.topk(k, dim=1).indices
+    return top_columns(total, k)
 
 
 def draw_voters(streams: Mapping[str, Tensor], dropout: float, generator: torch.Generator) -> Voters | None:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .model import SPARC, Code, Gated, Streams
-from .sparse_ops import Pattern, decode_rows
+from .sparse_ops import Pattern, decode_rows, kth_largest, top_columns
 
 ENCODER, DECODER = "encoder", "decoder"
 ACTIVE = 1e-3  # a code above this resets a latent's counter
@@ -77,7 +78,7 @@ def auxk_indices(model: SPARC, gated: Gated, stream: str) -> Tensor | None:
     if not len(dead) or not model.k_aux:
         return None
     candidates = gated.preactivations[stream].index_select(1, dead)
-    return dead[candidates.topk(min(model.k_aux, len(dead)), dim=1).indices]
+    return dead[top_columns(candidates, min(model.k_aux, len(dead)))]
 
 
 @torch.no_grad()
@@ -133,25 +134,23 @@ def gated_loss(
     """`sparc_loss` after the gate. `buffers` are consumed: the backward pass writes gradients into them."""
     patterns = _Patterns(model.n_latents)
     use_aux = bool(aux_weight and model.k_aux)
-    codes, aux_codes = _codes(model, gated, use_aux, patterns, buffers)
+    codes, revivals = _codes(model, gated, use_aux, patterns, buffers)
     own_nmse, cross, auxk = {}, {}, {}
     for target, x in gated.streams.items():  # one decode per target, so its gradient too is written once
         sources = [name for name in gated.streams if name != target]
         parts = [codes[target]]
         if cross_weight:
             parts += [codes[source] for source in sources]
-        if target in aux_codes:
-            parts.append(aux_codes[target])
-        rebuilt = _decode(model, target, parts, patterns, buffers.pop((DECODER, target), None))
+        buffer = buffers.pop((DECODER, target), None)
+        rebuilt, revived = _decode(model, target, parts, patterns, revivals.get(target), buffer)
         if use_aux:
             residual = x - (rebuilt[:, 0] - model.pre_bias[target]).detach()
-            revived = rebuilt[:, -1] if target in aux_codes else model.pre_bias[target]  # codes of 0 (F6)
             auxk[target] = _auxk_nmse(revived, residual, x)
         power = x.square().mean(1)
-        scores = _each_nmse(rebuilt[:, :-1] if target in aux_codes else rebuilt, x, power)
+        scores = _each_nmse(rebuilt, x, power)
         if sources and not cross_weight:  # still reported
             with torch.no_grad():
-                crossed = _decode(model, target, [codes[source] for source in sources], patterns)
+                crossed, _ = _decode(model, target, [codes[source] for source in sources], patterns)
                 scores += _each_nmse(crossed, x, power)
         own_nmse[target] = scores[0]
         cross |= {(source, target): score for source, score in zip(sources, scores[1:])}
@@ -166,32 +165,59 @@ def gated_loss(
     return LossTerms(total, own_nmse, cross, auxk, l0)
 
 
+class _Revival(NamedTuple):
+    """AuxK of a stream: its dead latents [n], and codes [batch, n] that are 0 outside a sample's top k_aux.
+
+    With fewer dead latents than k_aux, METHOD fills up with zeros, which decode to nothing: left out here.
+    """
+
+    latents: Tensor
+    values: Tensor
+
+
 def _codes(
     model: SPARC, gated: Gated, use_aux: bool, patterns: _Patterns, buffers: Buffers
-) -> tuple[dict[str, Code], dict[str, Code]]:
-    """Codes of all streams and AuxK codes of those with dead latents.
+) -> tuple[dict[str, Code], dict[str, _Revival]]:
+    """Codes of all streams, and AuxK codes of those with dead latents.
 
     One differentiable gather per stream fetches both, so the encoder's gradient is written once.
     """
-    codes, aux_codes = {}, {}
+    codes, revivals = {}, {}
     for stream, chosen in gated.indices.items():
-        dead = auxk_indices(model, gated, stream) if use_aux else None
-        both = chosen if dead is None else torch.cat([chosen, dead], dim=1)
-        code = model.code(gated, stream, both, patterns.of(both), buffers.pop((ENCODER, stream), None))
-        codes[stream] = Code(chosen, code.values[:, : model.k], model.n_latents)
-        if dead is not None:
-            aux_codes[stream] = Code(dead, code.values[:, model.k :], model.n_latents)
-    return codes, aux_codes
+        dead = model.dead(stream).nonzero().squeeze(1) if use_aux else ()
+        columns = dead if len(dead) else None
+        buffer = buffers.pop((ENCODER, stream), None)
+        codes[stream], h = model.code_and_columns(gated, stream, chosen, patterns.of(chosen), columns, buffer)
+        if columns is not None:
+            revivals[stream] = _Revival(dead, _top_relu(h, model.k_aux))
+    return codes, revivals
+
+
+def _top_relu(h: Tensor, k: int) -> Tensor:
+    """ReLU of the k largest of every row of h [batch, n], 0 elsewhere; what ties with the last one stays."""
+    values = torch.relu(h)
+    if h.shape[1] <= k:
+        return values
+    return values * (h.detach() >= kth_largest(h.detach(), k).unsqueeze(1))
 
 
 def _decode(
-    model: SPARC, target: str, parts: list[Code], patterns: _Patterns, buffer: Tensor | None = None
-) -> Tensor:
-    """Reconstructions of `target`, [batch, codes, d], from a single sparse product."""
+    model: SPARC,
+    target: str,
+    parts: list[Code],
+    patterns: _Patterns,
+    revival: _Revival | None = None,
+    buffer: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Reconstructions of `target`, [batch, codes, d], from one sparse product, and that of AuxK, [batch, d].
+
+    Where no latent is dead the latter is the pre-bias [d]: codes of 0 (F6).
+    """
     values = torch.cat([part.values for part in parts], dim=1).reshape(-1)
-    pattern = patterns.of(*(part.indices for part in parts))
-    rows = decode_rows(values, model.decoder[target], pattern, buffer) + model.pre_bias[target]
-    return rows.view(-1, len(parts), rows.shape[1])
+    pattern, pre_bias = patterns.of(*(part.indices for part in parts)), model.pre_bias[target]
+    rows, revived = decode_rows(values, model.decoder[target], pattern, buffer, *(revival or ()))
+    rebuilt = (rows + pre_bias).view(-1, len(parts), rows.shape[1])
+    return rebuilt, pre_bias if revived is None else revived + pre_bias
 
 
 def _each_nmse(rebuilt: Tensor, x: Tensor, power: Tensor) -> list[Tensor]:

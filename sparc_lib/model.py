@@ -172,7 +172,7 @@ class SPARC(nn.Module):
             shapes = f"{list(code.indices.shape)} and {list(code.values.shape)}"
             raise ValueError(f"code: indices and values have shapes {shapes}; both must be [batch, k]")
         pattern = ops.Pattern.stack([code.indices], self.n_latents)
-        return ops.decode_rows(code.values.reshape(-1), table, pattern) + self.pre_bias[target]
+        return ops.decode_rows(code.values.reshape(-1), table, pattern)[0] + self.pre_bias[target]
 
     def select(self, streams: Streams, coding: Coding = "joint", voters: Voters | None = None) -> Gated:
         """Check a batch, compute pre-activations and apply the gate (equations of section 3.2).
@@ -197,7 +197,7 @@ class SPARC(nn.Module):
         if self.gate == "global" and coding == "joint":
             indices = dict.fromkeys(h, shared_choice(h, self.k, voters))
         else:
-            indices = {name: own.topk(self.k, dim=1).indices for name, own in h.items()}
+            indices = {name: ops.top_columns(own, self.k) for name, own in h.items()}
         return gated._replace(indices=indices)
 
     def codes(self, gated: Gated) -> Codes:
@@ -216,10 +216,22 @@ class SPARC(nn.Module):
         grad_buffer: Tensor | None = None,
     ) -> Code:
         """ReLU of a stream's h at `indices` [batch, k], which `pattern` stacks; differentiable."""
+        return self.code_and_columns(gated, stream, indices, pattern, None, grad_buffer)[0]
+
+    def code_and_columns(
+        self,
+        gated: Gated,
+        stream: str,
+        indices: Tensor,
+        pattern: ops.Pattern,
+        columns: Tensor | None,
+        grad_buffer: Tensor | None = None,
+    ) -> tuple[Code, Tensor | None]:
+        """`code`, and a stream's h in whole `columns`, [batch, n], for latents long [n] (None for None)."""
         x, h = gated.streams[stream], gated.preactivations[stream]
         weight, bias, pre_bias = self.encoder[stream], self.latent_bias[stream], self.pre_bias[stream]
-        values = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer)
-        return Code(indices, torch.relu(values).view(indices.shape), self.n_latents)
+        values, whole = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer, columns)
+        return Code(indices, torch.relu(values).view(indices.shape), self.n_latents), whole
 
     def demand_finite(self) -> None:
         """Raise ValueError if a weight is NaN or infinite: codes of such a model are empty without a word."""

@@ -36,6 +36,7 @@ from ..gates import Voters, shared_choice
 from ..losses import gated_loss, record_activity, redraw_dead
 from ..model import SPARC, Coding, Gated
 from ..profiles import Gate, Profile, Setting
+from ..sparse_ops import top_columns
 from ..start import start
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, make_optimizer
@@ -98,7 +99,7 @@ def mask_latents(model: SPARC, gated: Gated, draw: torch.Generator) -> Gated:
     masked = (torch.rand(first.shape, generator=draw) < MASKED).to(first.device)
     indices = {}
     for stream, h in gated.preactivations.items():
-        indices[stream] = h.masked_fill(masked, -torch.inf).topk(model.k, dim=1).indices
+        indices[stream] = top_columns(h.masked_fill(masked, -torch.inf), model.k)
     return gated._replace(indices=indices)
 
 
@@ -185,7 +186,7 @@ class SharedPrivate(SPARC):
             if coding == "independent":
                 common = shared_choice({stream: shared[stream]}, self.k - self.k_private)
             block = self.private(stream)
-            own = h[:, block].topk(self.k_private, dim=1).indices + block.start
+            own = top_columns(h[:, block], self.k_private) + block.start
             indices[stream] = torch.cat([common, own], dim=1)
         return gated._replace(indices=indices)
 

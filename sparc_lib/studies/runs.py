@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0  # first seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
+STEPS_TO_LOSE = (
+    200  # of a training that is killed, about: checkpoints of short epochs took a tenth of its time
+)
 
 
 def best_device() -> str:
@@ -278,9 +281,11 @@ def fit(
 
 
 def train_config(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> TrainConfig:
-    """How a run under this setting and seed on `store` is trained."""
+    """How a run under this setting and seed on `store` is trained; short epochs are not each worth saving."""
     profile = control(profile) if is_control(store) else profile
-    return TrainConfig.from_spec(profile.sparc_for(setting), seed=seed)
+    config = TrainConfig.from_spec(profile.sparc_for(setting), seed=seed)
+    epochs = max(1, STEPS_TO_LOSE // config.steps_per_epoch(len(store)))
+    return dataclasses.replace(config, checkpoint_epochs=epochs)
 
 
 def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:

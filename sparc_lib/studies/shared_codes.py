@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..gates import Voters
 from ..losses import auxk_indices, nmse, record_activity
 from ..model import SPARC, Code, Coding, Gated
-from ..sparse_ops import Pattern, gather_codes, normalise_rows_, preactivations
+from ..sparse_ops import Pattern, gather_codes, normalise_rows_, preactivations, top_columns
 
 Batch = Mapping[str, Tensor]
 
@@ -70,7 +70,7 @@ def _common_code(model: SPARC, gated: Gated, indices: Tensor) -> Code:
     values = 0
     for s, x in gated.streams.items():
         weights = model.encoder[s], model.latent_bias[s], model.pre_bias[s]
-        values = values + gather_codes(x, *weights, gated.preactivations[s], pattern)
+        values = values + gather_codes(x, *weights, gated.preactivations[s], pattern)[0]
     return Code(indices, torch.relu(values).view(indices.shape), model.n_latents)
 
 
@@ -135,5 +135,5 @@ class Crosscoder(SPARC):
             for name in others:
                 seen = coding == "joint" and name in present
                 sums[stream] = sums[stream] + (present[name] if seen else self.absent[name])
-        indices = {stream: total.topk(self.k, dim=1).indices for stream, total in sums.items()}
+        indices = {stream: top_columns(total, self.k) for stream, total in sums.items()}
         return Gated(gated.streams, sums, indices)

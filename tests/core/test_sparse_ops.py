@@ -37,7 +37,11 @@ def case():
 
 def gather(case, x, weight, bias, pre_bias, buffer=None):
     h = ops.preactivations(x, weight, bias, pre_bias)
-    return ops.gather_codes(x, weight, bias, pre_bias, h, case["pattern"], buffer)
+    return ops.gather_codes(x, weight, bias, pre_bias, h, case["pattern"], buffer)[0]
+
+
+def decode(case, values, table, buffer=None):
+    return ops.decode_rows(values, table, case["pattern"], buffer)[0]
 
 
 def test_pattern_stacks_codes_of_different_k():
@@ -56,7 +60,7 @@ def test_pattern_stacks_codes_of_different_k():
 def test_decode_is_the_dense_product(case, kernels):
     dense = torch.zeros(B, L, dtype=torch.float64).scatter(1, case["indices"], case["values"].view(B, K))
     expected = dense @ case["weight"]
-    found = ops.decode_rows(case["values"], case["weight"], case["pattern"])
+    found = decode(case, case["values"], case["weight"])
     torch.testing.assert_close(found, expected)
     cotangent = torch.randn(B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     inputs = (case["values"], case["weight"])
@@ -67,11 +71,49 @@ def test_decode_is_the_dense_product(case, kernels):
 
 
 def test_gradcheck(case, kernels):
-    assert torch.autograd.gradcheck(
-        lambda v, t: ops.decode_rows(v, t, case["pattern"]), (case["values"], case["weight"])
-    )
+    assert torch.autograd.gradcheck(lambda v, t: decode(case, v, t), (case["values"], case["weight"]))
     arguments = tuple(case[name] for name in ("x", "weight", "bias", "pre_bias"))
     assert torch.autograd.gradcheck(lambda *a: gather(case, *a), arguments)
+
+
+def test_whole_columns_beside_the_pattern(case, kernels):
+    """Values and gradients of latents that are looked at in every sample, some of them in the pattern too."""
+    columns = torch.tensor([L - 1, 0, 2])
+
+    def encoded(x, weight, bias, pre_bias):
+        h = ops.preactivations(x, weight, bias, pre_bias)
+        return ops.gather_codes(x, weight, bias, pre_bias, h, case["pattern"], None, columns)
+
+    arguments = tuple(case[name] for name in ("x", "weight", "bias", "pre_bias"))
+    h = torch.addmm(case["bias"], case["x"] - case["pre_bias"], case["weight"].T)
+    torch.testing.assert_close(encoded(*arguments)[1], h[:, columns])
+    assert torch.autograd.gradcheck(encoded, arguments)
+    dense = h[:, columns].detach().requires_grad_()
+    rows, revived = ops.decode_rows(case["values"], case["weight"], case["pattern"], None, columns, dense)
+    torch.testing.assert_close(rows, decode(case, case["values"], case["weight"]))
+    torch.testing.assert_close(revived, dense @ case["weight"][columns])
+    assert torch.autograd.gradcheck(
+        lambda v, t, d: ops.decode_rows(v, t, case["pattern"], None, columns, d),
+        (case["values"], case["weight"], dense),
+    )
+
+
+@pytest.mark.parametrize("n, k", [(512, 10), (512, 64), (512, 65), (24, 3), (24, 24), (23, 5), (8, 1)])
+def test_top_columns_are_those_of_topk(n, k):
+    scores = torch.randn(40, n, generator=torch.Generator().manual_seed(n + k))
+    best = scores.topk(k, dim=1)
+    assert torch.equal(ops.top_columns(scores, k), best.indices)
+    assert torch.equal(ops.kth_largest(scores, k), best.values[:, -1])
+
+
+def test_top_columns_with_ties_and_without_numbers():
+    """Of equal entries any may be taken, but none that is smaller; masked ones are the last."""
+    scores = torch.randint(4, (200, 64), generator=torch.Generator().manual_seed(0)).float()
+    scores[0], scores[1, 3:] = 1.0, -torch.inf
+    columns = ops.top_columns(scores, 5)
+    assert all(len(set(row)) == 5 for row in columns.tolist())
+    assert torch.equal(scores.gather(1, columns), scores.topk(5, dim=1).values)
+    assert torch.equal(ops.kth_largest(scores, 5), scores.topk(5, dim=1).values[:, -1])
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "pre_bias"])
@@ -86,7 +128,7 @@ def test_gradient_of_one_argument_alone(case, wanted):
 
 def test_gradients_overwrite_the_buffer_they_are_given(case, kernels):
     for run in (
-        lambda buffer: ops.decode_rows(case["values"], case["weight"], case["pattern"], buffer),
+        lambda buffer: decode(case, case["values"], case["weight"], buffer),
         lambda buffer: gather(case, case["x"], case["weight"], case["bias"], case["pre_bias"], buffer),
     ):
         (expected,) = torch.autograd.grad(run(None).square().sum(), case["weight"])
@@ -110,8 +152,8 @@ def test_portable_kernels_in_blocks(case, monkeypatch):
 
 def test_half_precision_decodes(case):
     table, values = case["weight"].detach().bfloat16(), case["values"].detach().bfloat16()
-    found = ops.decode_rows(values, table.requires_grad_(), case["pattern"])
-    expected = ops.decode_rows(case["values"], case["weight"], case["pattern"])
+    found = decode(case, values, table.requires_grad_())
+    expected = decode(case, case["values"], case["weight"])
     torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.1)
     found.sum().backward()
     assert table.grad.isfinite().all() and table.grad.any()
