@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,6 +62,14 @@ class Method(NamedTuple):
 
 
 Maps = dict[Method, Tensor]  # [B, rows, columns] each
+
+
+Spread = Callable[[Callable, Sequence[tuple], str], list]  # function, tasks, label -> results in that order
+
+
+def one_by_one(function: Callable, tasks: Sequence[tuple], label: str) -> list:
+    """Return [function(*task) for task in tasks], with a bar."""
+    return [function(*task) for task in tqdm(tasks, desc=label)]
 
 
 class Guide(NamedTuple):
@@ -177,25 +185,34 @@ def control_maps(guide: Guide, traces: Traces, wrong: Trace, first: bool) -> Map
 
 
 def benchmark_maps(
-    benchmark: Benchmark, generator: np.random.Generator, progress: bool = True
+    benchmark: Benchmark, generator: np.random.Generator, spread: Spread = one_by_one
 ) -> dict[Method, np.ndarray]:
     """Every heatmap of every region: {method: float32 [n_regions, rows, columns]}.
 
-    Joint coding is made for global gates only, where it differs. generator: draws the absent classes.
+    Joint coding is made for global gates only, where it differs. generator: draws the absent classes. spread:
+    computes batches of regions, in this process or in several.
     """
     n_regions = len(benchmark.data.regions)
     absent = absent_classes(benchmark.data, generator)
-    parts: dict[Method, list[np.ndarray]] = {}
-    for start in tqdm(range(0, n_regions, BATCH), desc="heatmaps", disable=not progress):
-        numbers = range(start, min(start + BATCH, n_regions))
-        for maps in _batch_maps(benchmark, numbers, absent):
-            for method, values in maps.items():
-                parts.setdefault(method, []).append(values.cpu().numpy())
-    maps = {method: np.concatenate(values) for method, values in parts.items()}
+    starts = range(0, n_regions, BATCH)
+    tasks = [(benchmark, range(n_regions)[start : start + BATCH], absent) for start in starts]
+    batches = spread(_arrays, tasks, "heatmaps")
+    maps = {
+        method: np.concatenate([batch[method] for batch in batches])
+        for method in (batches[0] if batches else ())
+    }
     grid = benchmark.pair[0].patch_grid
     for name, one in ((GAUSSIAN, centred_gaussian(grid)), (WHOLE, np.ones(grid, np.float32))):
         maps[Method("control", name)] = np.broadcast_to(one, (n_regions, *grid)).copy()
     return maps
+
+
+def _arrays(benchmark: Benchmark, numbers: Sequence[int], absent: Sequence[int]) -> dict[Method, np.ndarray]:
+    """`_batch_maps` as one mapping, off the device."""
+    arrays = {}
+    for maps in _batch_maps(benchmark, numbers, absent):
+        arrays |= {method: values.cpu().numpy() for method, values in maps.items()}
+    return arrays
 
 
 def _batch_maps(benchmark: Benchmark, numbers: Sequence[int], absent: Sequence[int]) -> Iterator[Maps]:

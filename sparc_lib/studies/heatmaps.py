@@ -16,6 +16,7 @@ from ..attribution.segmentation import AnnotatedImages
 from ..data.catalogue import inputs as pairs_of
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
+from .parallel import each
 from .runs import RANDOM, best_device, dataset, encoders, features, fingerprints
 from .sources import code_of
 from .stages import tables_stage
@@ -88,7 +89,7 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
         kind = profile.data.kind
         benchmark = methods.Benchmark(data, kind, pair, guides, as_initialised, noise_pair, on_noise)
-        maps = methods.benchmark_maps(benchmark, np.random.default_rng(profile.seeds[0]), progress=True)
+        maps = methods.benchmark_maps(benchmark, np.random.default_rng(profile.seeds[0]), each)
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
             reference = Method("reference", methods.SUPERVISED, stream)

@@ -78,7 +78,7 @@ def maps(pair, data):
         ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", random_weights=1),
     )
     benchmark = Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
-    return benchmark_maps(benchmark, np.random.default_rng(0), progress=False)
+    return benchmark_maps(benchmark, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
