@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .model import SPARC, Code, Gated, Streams
-from .sparse_ops import Pattern, decode_rows, kth_largest, top_columns
+from .sparse_ops import Pattern, decode_rows, gather_codes, kth_largest, top_columns
 
 ENCODER, DECODER = "encoder", "decoder"
 ACTIVE = 1e-3  # a code above this resets a latent's counter
+COLUMNS_UP_TO = 8  # times k_aux: so few dead latents are cheaper as dense columns than as sparse codes
 Buffers = dict[tuple[str, str], Tensor]  # (ENCODER or DECODER, stream) -> where its gradient may be written
 
 
@@ -134,7 +135,7 @@ def gated_loss(
     """`sparc_loss` after the gate. `buffers` are consumed: the backward pass writes gradients into them."""
     patterns = _Patterns(model.n_latents)
     use_aux = bool(aux_weight and model.k_aux)
-    codes, revivals = _codes(model, gated, use_aux, patterns, buffers)
+    codes, aux_codes = _codes(model, gated, use_aux, patterns, buffers)
     own_nmse, cross, auxk = {}, {}, {}
     for target, x in gated.streams.items():  # one decode per target, so its gradient too is written once
         sources = [name for name in gated.streams if name != target]
@@ -142,7 +143,7 @@ def gated_loss(
         if cross_weight:
             parts += [codes[source] for source in sources]
         buffer = buffers.pop((DECODER, target), None)
-        rebuilt, revived = _decode(model, target, parts, patterns, revivals.get(target), buffer)
+        rebuilt, revived = _decode(model, target, parts, patterns, aux_codes.get(target), buffer)
         if use_aux:
             residual = x - (rebuilt[:, 0] - model.pre_bias[target]).detach()
             auxk[target] = _auxk_nmse(revived, residual, x)
@@ -165,11 +166,8 @@ def gated_loss(
     return LossTerms(total, own_nmse, cross, auxk, l0)
 
 
-class _Revival(NamedTuple):
-    """AuxK of a stream: its dead latents [n], and codes [batch, n] that are 0 outside a sample's top k_aux.
-
-    With fewer dead latents than k_aux, METHOD fills up with zeros, which decode to nothing: left out here.
-    """
+class _Columns(NamedTuple):
+    """AuxK codes of a stream as whole columns: dead latents [n], codes [batch, n], 0 beyond the top k_aux."""
 
     latents: Tensor
     values: Tensor
@@ -177,20 +175,31 @@ class _Revival(NamedTuple):
 
 def _codes(
     model: SPARC, gated: Gated, use_aux: bool, patterns: _Patterns, buffers: Buffers
-) -> tuple[dict[str, Code], dict[str, _Revival]]:
-    """Codes of all streams, and AuxK codes of those with dead latents.
+) -> tuple[dict[str, Code], dict[str, Code | _Columns]]:
+    """Codes of all streams, and AuxK codes of those with dead latents: whole columns while these are few.
 
     One differentiable gather per stream fetches both, so the encoder's gradient is written once.
     """
-    codes, revivals = {}, {}
+    codes, aux_codes = {}, {}
     for stream, chosen in gated.indices.items():
         dead = model.dead(stream).nonzero().squeeze(1) if use_aux else ()
-        columns = dead if len(dead) else None
         buffer = buffers.pop((ENCODER, stream), None)
-        codes[stream], h = model.code_and_columns(gated, stream, chosen, patterns.of(chosen), columns, buffer)
-        if columns is not None:
-            revivals[stream] = _Revival(dead, _top_relu(h, model.k_aux))
-    return codes, revivals
+        if not len(dead):
+            codes[stream] = model.code(gated, stream, chosen, patterns.of(chosen), buffer)
+            continue
+        if len(dead) <= COLUMNS_UP_TO * model.k_aux:
+            x, h = gated.streams[stream], gated.preactivations[stream]
+            weights = model.encoder[stream], model.latent_bias[stream], model.pre_bias[stream]
+            values, silent = gather_codes(x, *weights, h, patterns.of(chosen), buffer, dead)
+            codes[stream] = Code(chosen, torch.relu(values).view(chosen.shape), model.n_latents)
+            aux_codes[stream] = _Columns(dead, _top_relu(silent, model.k_aux))
+            continue
+        aux = auxk_indices(model, gated, stream)
+        both = torch.cat([chosen, aux], dim=1)
+        code = model.code(gated, stream, both, patterns.of(both), buffer)
+        codes[stream] = Code(chosen, code.values[:, : model.k], model.n_latents)
+        aux_codes[stream] = Code(aux, code.values[:, model.k :], model.n_latents)
+    return codes, aux_codes
 
 
 def _top_relu(h: Tensor, k: int) -> Tensor:
@@ -206,17 +215,21 @@ def _decode(
     target: str,
     parts: list[Code],
     patterns: _Patterns,
-    revival: _Revival | None = None,
+    aux: Code | _Columns | None = None,
     buffer: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Reconstructions of `target`, [batch, codes, d], from one sparse product, and that of AuxK, [batch, d].
 
     Where no latent is dead the latter is the pre-bias [d]: codes of 0 (F6).
     """
+    columns = aux if isinstance(aux, _Columns) else ()
+    parts = [*parts, aux] if isinstance(aux, Code) else parts
     values = torch.cat([part.values for part in parts], dim=1).reshape(-1)
     pattern, pre_bias = patterns.of(*(part.indices for part in parts)), model.pre_bias[target]
-    rows, revived = decode_rows(values, model.decoder[target], pattern, buffer, *(revival or ()))
+    rows, revived = decode_rows(values, model.decoder[target], pattern, buffer, *columns)
     rebuilt = (rows + pre_bias).view(-1, len(parts), rows.shape[1])
+    if isinstance(aux, Code):
+        return rebuilt[:, :-1], rebuilt[:, -1]
     return rebuilt, pre_bias if revived is None else revived + pre_bias
 
 

@@ -216,22 +216,10 @@ class SPARC(nn.Module):
         grad_buffer: Tensor | None = None,
     ) -> Code:
         """ReLU of a stream's h at `indices` [batch, k], which `pattern` stacks; differentiable."""
-        return self.code_and_columns(gated, stream, indices, pattern, None, grad_buffer)[0]
-
-    def code_and_columns(
-        self,
-        gated: Gated,
-        stream: str,
-        indices: Tensor,
-        pattern: ops.Pattern,
-        columns: Tensor | None,
-        grad_buffer: Tensor | None = None,
-    ) -> tuple[Code, Tensor | None]:
-        """`code`, and a stream's h in whole `columns`, [batch, n], for latents long [n] (None for None)."""
         x, h = gated.streams[stream], gated.preactivations[stream]
         weight, bias, pre_bias = self.encoder[stream], self.latent_bias[stream], self.pre_bias[stream]
-        values, whole = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer, columns)
-        return Code(indices, torch.relu(values).view(indices.shape), self.n_latents), whole
+        values, _ = ops.gather_codes(x, weight, bias, pre_bias, h, pattern, grad_buffer)
+        return Code(indices, torch.relu(values).view(indices.shape), self.n_latents)
 
     def demand_finite(self) -> None:
         """Raise ValueError if a weight is NaN or infinite: codes of such a model are empty without a word."""

@@ -70,8 +70,8 @@ def read_run_config(source: Mapping[str, Any] | str | Path, gate: str | None) ->
 
 def stream_names(checkpoint: Mapping[str, Tensor], order: list[str]) -> list[str]:
     """The streams of a checkpoint, those of `order` first. Raises ValueError if there is none."""
-    found = (re.fullmatch(r"encoders\.(.+)\.weight", str(key)) for key in checkpoint)
-    names = [match[1] for match in found if match]
+    matches = (re.fullmatch(r"encoders\.(.+)\.weight", str(key)) for key in checkpoint)
+    names = [match[1] for match in matches if match]
     if not names:
         raise ValueError("checkpoint: no 'encoders.<stream>.weight'; pass that of msae_checkpoint.pth")
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))

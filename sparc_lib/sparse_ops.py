@@ -5,8 +5,8 @@ A code row has k non-zeros among n_latents, so multiplying dense codes with a de
 values; forward and backward are sparse-dense products, and gradients are written in one pass into a buffer
 that may be reused from step to step (fresh 30 MB buffers cost more in page faults than the arithmetic).
 
-Latents that are dead are few, and AuxK looks at all of them: they are whole columns of the codes, multiplied
-densely (at 512 latents AuxK was a third of a step as long as its codes were sparse ones too).
+AuxK's codes reach most dead latents as long as these are few: then they are whole columns, multiplied densely
+(at 512 latents AuxK was a third of a step while its codes were always sparse).
 
 Two kernels carry everything else: `_weighted_row_sums` and `_row_dots`, both deterministic. On a CPU with MKL
 they are torch's CSR products, elsewhere `embedding_bag` and gathered products, called inside the autograd

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..concepts import class_latents, concept_names
 from ..evaluation import encode_store
@@ -65,11 +64,6 @@ Maps = dict[Method, Tensor]  # [B, rows, columns] each
 
 
 Spread = Callable[[Callable, Sequence[tuple], str], list]  # function, tasks, label -> results in that order
-
-
-def one_by_one(function: Callable, tasks: Sequence[tuple], label: str) -> list:
-    """Return [function(*task) for task in tasks], with a bar."""
-    return [function(*task) for task in tqdm(tasks, desc=label)]
 
 
 class Guide(NamedTuple):
@@ -185,12 +179,12 @@ def control_maps(guide: Guide, traces: Traces, wrong: Trace, first: bool) -> Map
 
 
 def benchmark_maps(
-    benchmark: Benchmark, generator: np.random.Generator, spread: Spread = one_by_one
+    benchmark: Benchmark, generator: np.random.Generator, spread: Spread
 ) -> dict[Method, np.ndarray]:
     """Every heatmap of every region: {method: float32 [n_regions, rows, columns]}.
 
     Joint coding is made for global gates only, where it differs. generator: draws the absent classes. spread:
-    computes batches of regions, in this process or in several.
+    computes batches of regions, as `studies.parallel.each`.
     """
     n_regions = len(benchmark.data.regions)
     absent = absent_classes(benchmark.data, generator)

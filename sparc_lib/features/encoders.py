@@ -39,13 +39,13 @@ class _FrozenEncoder:
     dim: int
     patch_grid: tuple[int, int]
 
-    def _freeze(self, name: str, found: Found, seed: int | None, precision: str, device) -> None:
+    def _freeze(self, name: str, files: Found, seed: int | None, precision: str, device) -> None:
         if precision not in DTYPES:
             raise ValueError(f"precision must be one of {list(DTYPES)}, got {precision!r}")
-        self.name, self.revision, self.precision = name, _revision(found, seed), precision
+        self.name, self.revision, self.precision = name, _revision(files, seed), precision
         self.model.eval().requires_grad_(False)
         preprocess = re.sub(r" at 0x\w+", "", repr(self.preprocess))
-        spec = [type(self).__name__, self.revision, found.config, preprocess, precision]
+        spec = [type(self).__name__, self.revision, files.config, preprocess, precision]
         self.fingerprint = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:16]
         self.to(device)
 
@@ -89,25 +89,25 @@ class DinoEncoder(_FrozenEncoder):
         device="cpu",
         precision: str = "float32",
     ):
-        found = locate(str(source), DINO_FILES, revision, need_weights=random_weights is None)
+        files = locate(str(source), DINO_FILES, revision, need_weights=random_weights is None)
         if random_weights is None:
             # Weights may be stored in half precision; on a CPU arithmetic in it is many times slower.
             self.model, report = Dinov2WithRegistersModel.from_pretrained(
-                found.directory, dtype=torch.float32, output_loading_info=True
+                files.directory, dtype=torch.float32, output_loading_info=True
             )
             if report["missing_keys"]:
                 raise ValueError(
-                    f"{found.weights}: no weights for {sorted(report['missing_keys'])[:5]}; this is no "
+                    f"{files.weights}: no weights for {sorted(report['missing_keys'])[:5]}; this is no "
                     "complete DINOv2-with-registers checkpoint"
                 )
         else:
-            config = Dinov2WithRegistersConfig.from_pretrained(found.directory)
+            config = Dinov2WithRegistersConfig.from_pretrained(files.directory)
             with _seeded(random_weights):
                 self.model = Dinov2WithRegistersModel(config)
-        side = self._read_preprocessing(found.directory / "preprocessor_config.json")
+        side = self._read_preprocessing(files.directory / "preprocessor_config.json")
         self.dim, patch = self.model.config.hidden_size, self.model.config.patch_size
         self.patch_grid = (side[0] // patch, side[1] // patch)
-        self._freeze(_name(source), found, random_weights, precision, device)
+        self._freeze(_name(source), files, random_weights, precision, device)
 
     def _read_preprocessing(self, path: Path) -> tuple[int, int]:
         """Set both preprocessings from the file; return (height, width) of what the network sees."""
@@ -163,8 +163,8 @@ class ClipEncoder(_FrozenEncoder):
         schema, place = open_clip.factory.parse_model_name(str(source))
         name, settings, checkpoint = _name(place), {}, None
         if schema or Path(place).is_dir():
-            found = locate(place, CLIP_FILES, revision, need_weights=random_weights is None)
-            model_name = f"local-dir:{found.directory}"
+            files = locate(place, CLIP_FILES, revision, need_weights=random_weights is None)
+            model_name = f"local-dir:{files.directory}"
         else:
             if pretrained is None and random_weights is None:
                 raise ValueError(
@@ -172,12 +172,12 @@ class ClipEncoder(_FrozenEncoder):
                     f"of {open_clip.list_pretrained_tags_by_model(place)}), or random_weights=SEED for a "
                     "control"
                 )
-            found, settings = tagged(place, pretrained if random_weights is None else None, revision)
+            files, settings = tagged(place, pretrained if random_weights is None else None, revision)
             model_name = place
             if pretrained:
                 name = f"{name} {pretrained}"
-            if found.weights is not None:
-                checkpoint = str(found.weights)
+            if files.weights is not None:
+                checkpoint = str(files.weights)
         with _seeded(random_weights or 0):
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
                 model_name,
@@ -195,7 +195,7 @@ class ClipEncoder(_FrozenEncoder):
         normalise = T.Normalize(spec["mean"], spec["std"])
         self.preprocess_square = T.Compose([_rgb, squash, T.ToTensor(), normalise])
         self.dim, self.patch_grid = visual.output_dim, tuple(visual.grid_size)
-        self._freeze(name, found, random_weights, precision, device)
+        self._freeze(name, files, random_weights, precision, device)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """B texts -> token ids [B, context_length], long."""
@@ -246,11 +246,11 @@ def _name(source: str | Path) -> str:
     return Path(source).name if Path(source).is_dir() else str(source)
 
 
-def _revision(found: Found, seed: int | None) -> str:
+def _revision(files: Found, seed: int | None) -> str:
     """A seed, a commit of the hub, or the hash of local weights."""
     if seed is not None:
         return f"random-{seed}"
-    return found.commit or f"sha256-{sha256(found.weights)[:16]}"
+    return files.commit or f"sha256-{sha256(files.weights)[:16]}"
 
 
 @contextmanager

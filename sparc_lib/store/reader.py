@@ -79,9 +79,9 @@ class FeatureStore(Feed):
         for name, wanted in (expect or {}).items():
             made_by = store.stream(name).encoder
             if wanted not in (made_by.revision, made_by.fingerprint):
-                found = f"revision '{made_by.revision}' (fingerprint '{made_by.fingerprint}')"
+                made_with = f"revision '{made_by.revision}' (fingerprint '{made_by.fingerprint}')"
                 raise StoreError(
-                    f"{directory / form.MANIFEST}: stream '{name}' comes from {made_by.name} {found}, "
+                    f"{directory / form.MANIFEST}: stream '{name}' comes from {made_by.name} {made_with}, "
                     f"expected '{wanted}'; load that revision of the encoder or extract again"
                 )
         return store

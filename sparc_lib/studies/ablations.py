@@ -54,17 +54,17 @@ def sweep_runs(profile: Profile) -> list[Run]:
     count."""
     base = {parameter: getattr(profile.sparc, parameter) for parameter in PARAMETERS}
     headline = {(setting.gate, setting.cross_weight) for setting in profile.settings}
-    found = set()
+    runs = set()
     for gate in GATES:
         for parameter in PARAMETERS:
             for value in values(profile, parameter):
                 point = {**base, parameter: value}
                 control = {**point, "cross_weight": base["cross_weight"]}
-                found.add(run_of(profile, "untrained", gate, profile.seeds[0], control))
+                runs.add(run_of(profile, "untrained", gate, profile.seeds[0], control))
                 usual = control == base and (gate, point["cross_weight"]) in headline
                 for seed in profile.seeds if usual else profile.ablations.seeds:
-                    found.add(run_of(profile, "trained", gate, seed, point))
-    return sorted(found, key=lambda run: (run.model, -run.sparc.n_latents * run.sparc.k, str(run)))
+                    runs.add(run_of(profile, "trained", gate, seed, point))
+    return sorted(runs, key=lambda run: (run.model, -run.sparc.n_latents * run.sparc.k, str(run)))
 
 
 def run_of(profile: Profile, model: str, gate: Gate, seed: int, point: Mapping[str, float]) -> Run:
@@ -85,9 +85,9 @@ def sweep(profile: Profile) -> pd.DataFrame:
 def _measured(samples: int | None, null_repeats: int, model: SPARC, stores: Stores, run: Run) -> pd.DataFrame:
     test, rows = stores["test"], slice(samples)
     draw = np.random.default_rng(run.seed)
-    found = measure(model, test.tensors(rows), test.labels[rows], draw, null_repeats)
+    measures = measure(model, test.tensors(rows), test.labels[rows], draw, null_repeats)
     point = {"cross_weight": run.setting.cross_weight, "k": run.sparc.k, "n_latents": run.sparc.n_latents}
-    return pd.DataFrame(found, columns=Measure._fields).assign(gate=run.setting.gate, **point)
+    return pd.DataFrame(measures, columns=Measure._fields).assign(gate=run.setting.gate, **point)
 
 
 def measure(
@@ -102,33 +102,33 @@ def measure(
     streams {name: [n, d]}, unit rows; labels [n, C]. Jaccard at the classes as they are, over all
     activations. Retrieval with independent codes only: joint ones carry the partner (F3).
     """
-    scores, found = evaluate(model, streams), []
+    scores, measures = evaluate(model, streams), []
     for coding in CODINGS:
         part = getattr(scores, coding)
         for metric in ("nmse", "fvu"):
             pairs = getattr(part, metric)
             own = [value for (source, target), value in pairs.items() if source == target]
             cross = [value for (source, target), value in pairs.items() if source != target]
-            found.append(Measure(coding, f"self_{metric}", _mean(own)))
-            found.append(Measure(coding, f"cross_{metric}", _mean(cross)))
+            measures.append(Measure(coding, f"self_{metric}", _mean(own)))
+            measures.append(Measure(coding, f"cross_{metric}", _mean(cross)))
         for metric in ("dead_share", "l0"):
-            found.append(Measure(coding, metric, _mean(getattr(part, metric).values())))
+            measures.append(Measure(coding, metric, _mean(getattr(part, metric).values())))
         codes = encode_store(model, TensorFeed(streams), coding)
         counts = label_counts(codes, labels)
         for name, support in (("alive", 1), ("supported", SUPPORT)):
             means = mean_jaccard(jaccard_per_latent(counts, min_samples=support), counts, min_samples=support)
-            found.append(Measure(coding, f"jaccard_{name}", means.alive))
+            measures.append(Measure(coding, f"jaccard_{name}", means.alive))
         shuffled = shuffled_latents_null(counts, generator, null_repeats, min_samples=SUPPORT).mean(0)
         bound = activity_bound(counts, min_samples=SUPPORT)
         for name, per_latent in (("shuffled", shuffled), ("bound", bound)):
             means = mean_jaccard(per_latent, counts, min_samples=SUPPORT)
-            found.append(Measure(coding, f"jaccard_{name}", means.alive))
+            measures.append(Measure(coding, f"jaccard_{name}", means.alive))
         if coding == "independent":
             ways = permutations(codes, 2)
             recalls = [retrieval_metrics(codes[q], codes[r], n_jobs=1).recall[1] for q, r in ways]
-            found.append(Measure(coding, "recall_1", _mean(recalls)))
-        found.append(Measure(coding, "collisions", _mean(collisions(z, labels) for z in codes.values())))
-    return found
+            measures.append(Measure(coding, "recall_1", _mean(recalls)))
+        measures.append(Measure(coding, "collisions", _mean(collisions(z, labels) for z in codes.values())))
+    return measures
 
 
 def collisions(codes: sp.csr_matrix, labels: sp.csr_array, least: int = 10) -> float:
@@ -190,19 +190,19 @@ class Trend(NamedTuple):
 
 def trends(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """`Trend`s of every curve and seed that covers the whole sweep; shares of NMSE and FVU along λ only."""
-    found = []
+    rows = []
     for parameter in PARAMETERS:
         for (metric, coding), _ in table.groupby(["metric", "coding"]):
             for gate in GATES:
                 curves = curve(table, profile, parameter, metric, coding, gate).dropna(axis=1)
                 for seed, y in curves.items():
                     key = parameter, metric, coding, gate, seed
-                    found.append(Trend("trend", *key, trend(y.index, y)))
+                    rows.append(Trend("trend", *key, trend(y.index, y)))
                     if parameter != "cross_weight" or not metric.endswith(("nmse", "fvu")):
                         continue
                     for x in y.index:
-                        found.append(Trend(f"share reached at {x:g}", *key, share_reached(y.index, y, x)))
-    return pd.DataFrame(found, columns=Trend._fields)
+                        rows.append(Trend(f"share reached at {x:g}", *key, share_reached(y.index, y, x)))
+    return pd.DataFrame(rows, columns=Trend._fields)
 
 
 def reached(table: pd.DataFrame, at: float, metric: str, coding: str, gate: Gate) -> np.ndarray:

@@ -123,17 +123,17 @@ def jaccard_table(
             for min_samples in (1, SUPPORT):
                 for depth in spec.taxonomy_depths:
                     where = dict(taxonomy=taxonomy, depth=depth, min_samples=min_samples)
-                    found = {"jaccard": jaccard_per_latent(counts, **where)}
+                    per_latent = {"jaccard": jaccard_per_latent(counts, **where)}
                     if depth == max(spec.taxonomy_depths):
-                        found["shuffled"] = shuffled_latents_null(
+                        per_latent["shuffled"] = shuffled_latents_null(
                             counts, shuffle, spec.null_repeats, **where
                         ).mean(0)
-                        found["bound"] = activity_bound(counts, min_samples=min_samples)
+                        per_latent["bound"] = activity_bound(counts, min_samples=min_samples)
                         if permute:
-                            found["null"] = permutation_null(
+                            per_latent["null"] = permutation_null(
                                 codes, store.labels, generator, spec.null_repeats, top_n=top_n, **where
                             ).mean(0)
-                    rows += _both_means((coding, activations, min_samples, depth), counts, found)
+                    rows += _both_means((coding, activations, min_samples, depth), counts, per_latent)
     return pd.DataFrame(rows, columns=JaccardRow._fields)
 
 
@@ -161,12 +161,12 @@ def pattern_table(model: SPARC, store: FeatureStore) -> pd.DataFrame:
     rows = []
     for coding in CODINGS:
         counts = label_counts(encode_store(model, store, coding), store.labels)
-        found, n_streams = activation_patterns(counts), len(counts.streams)
-        n_latents = found.all_alive + found.all_dead + found.mixed_total
-        sizes = {"all alive": found.all_alive, "all dead": found.all_dead}
-        for n_alive, size in sorted(found.mixed.items(), reverse=True):
+        patterns, n_streams = activation_patterns(counts), len(counts.streams)
+        n_latents = patterns.all_alive + patterns.all_dead + patterns.mixed_total
+        sizes = {"all alive": patterns.all_alive, "all dead": patterns.all_dead}
+        for n_alive, size in sorted(patterns.mixed.items(), reverse=True):
             sizes[f"{n_alive} of {n_streams}"] = size
-        for stream, size in found.dead.items():
+        for stream, size in patterns.dead.items():
             sizes[f"dead in {stream}"] = size
         rows += [PatternRow(coding, pattern, size, size / n_latents) for pattern, size in sizes.items()]
     return pd.DataFrame(rows, columns=PatternRow._fields)

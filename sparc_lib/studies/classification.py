@@ -55,8 +55,8 @@ def _measure(spec: ClassifierSpec, model: SPARC | None, stores: Stores, run: Run
         cases = code_splits(model, stores, rebuilt)
     rows = []
     for case, splits in cases:
-        found = classify(splits["train"], splits["test"], spec, run.seed, best_device())
-        rows.append((*case, found.mean_ap, found.chance))
+        result = classify(splits["train"], splits["test"], spec, run.seed, best_device())
+        rows.append((*case, result.mean_ap, result.chance))
     return pd.DataFrame(rows, columns=[*Case._fields, "mean_ap", "chance"])
 
 
@@ -163,6 +163,6 @@ def _average_precision(scores: np.ndarray, positive: np.ndarray) -> Classified:
     usable = positive.any(0) & ~positive.all(0)
     if not usable.any():
         raise ValueError(f"test_labels: none of {positive.shape[1]} classes has both positives and negatives")
-    found = np.full(positive.shape[1], np.nan)
-    found[usable] = average_precision_score(positive[:, usable], scores[:, usable], average=None)
-    return Classified(found, float(np.nanmean(found)), float(positive[:, usable].mean()))
+    precisions = np.full(positive.shape[1], np.nan)
+    precisions[usable] = average_precision_score(positive[:, usable], scores[:, usable], average=None)
+    return Classified(precisions, float(np.nanmean(precisions)), float(positive[:, usable].mean()))

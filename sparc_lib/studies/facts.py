@@ -68,8 +68,8 @@ def _measure(known: dict[str, Vocabulary], model: SPARC, stores: Stores, run: Ru
             "lift": lift_names(codes["test"], true["test"], known["test"].terms),
             "purity": concept_names(codes["test"], stores["test"].labels, stores["test"].classes),
         }
-        for rule, found in names.items():
-            rows += agreement_rows(coding, rule, found, np.random.default_rng(run.seed))
+        for rule, names_of_rule in names.items():
+            rows += agreement_rows(coding, rule, names_of_rule, np.random.default_rng(run.seed))
     return pd.DataFrame(rows, columns=FactRow._fields)
 
 
@@ -111,8 +111,8 @@ def agreement_rows(
     for stream, column in zip(names.named, named):
         count = int((column != NO_NAME).sum())
         rows.append(FactRow(coding, f"named ({rule})", stream, ALL, count, len(column), count / len(column)))
-    found = agreement(named)
-    rows.append(FactRow(coding, f"agreed ({rule})", ALL, ALL, *found))
+    numbers = agreement(named)
+    rows.append(FactRow(coding, f"agreed ({rule})", ALL, ALL, *numbers))
     first, *others = named
     shuffled = []
     for _ in range(repeats):

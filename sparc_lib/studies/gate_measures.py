@@ -77,12 +77,14 @@ def trial_of(model: SPARC, test: FeatureStore, pool: int | None, null_repeats: i
 
 def recalls(trial: Trial) -> Numbers:
     """R@1 of independent codes."""
-    found = {}
+    recall_at_1 = {}
     codes = {stream: z[: trial.pool] for stream, z in trial.codes["independent"].items()}
     for query, reference in (*WAYS.values(), *PICTURES):
         if query in codes and reference in codes:
-            found[query, reference] = retrieval_metrics(codes[query], codes[reference], n_jobs=1).recall[1]
-    return by_way(found)
+            recall_at_1[query, reference] = retrieval_metrics(
+                codes[query], codes[reference], n_jobs=1
+            ).recall[1]
+    return by_way(recall_at_1)
 
 
 def by_way(recall: Mapping[Pair, float]) -> Numbers:

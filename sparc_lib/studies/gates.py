@@ -231,8 +231,8 @@ def _contrast(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -
 
 def directions(model: SPARC, test: FeatureStore) -> dict[str, np.ndarray]:
     """{stream: decoder rows [n, d] of the latents that fire in it on some test pair, coded alone}."""
-    found = {}
+    rows_of = {}
     for stream, codes in encode_store(model, test, "independent").items():
         rows = model.decoder[stream].detach().double().cpu().numpy()
-        found[stream] = rows[fired(codes)]
-    return found
+        rows_of[stream] = rows[fired(codes)]
+    return rows_of

@@ -199,10 +199,10 @@ def verdicts(report: HeatmapReport, setting: str, generator: np.random.Generator
     rows = []
     for one in comparisons(setting, first):
         table = report.pairs if one.measure == "contrast" else report.regions
-        found = UNKNOWN
+        interval = UNKNOWN
         if len(table):
-            found = paired_difference(table, one.measure, one.ours, one.control, generator)
-        rows.append((one.id, one.claim, one.measure, *found, _verdict(found)))
+            interval = paired_difference(table, one.measure, one.ours, one.control, generator)
+        rows.append((one.id, one.claim, one.measure, *interval, _verdict(interval)))
     return pd.DataFrame(rows, columns=["id", "claim", "measure", "difference", "low", "high", "verdict"])
 
 

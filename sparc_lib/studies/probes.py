@@ -94,8 +94,8 @@ def _linear_rows(model: SPARC | None, stores: Stores, run: Run) -> pd.DataFrame:
         cases = code_splits(model, stores, [(stream, stream) for stream in model.streams])
     rows = []
     for case, splits in cases:
-        found = linear_probe(splits["train"], splits["val"], splits["test"])
-        rows.append(LinearProbeRow(case.kind, case.source, found.mean_ap, found.chance))
+        probe = linear_probe(splits["train"], splits["val"], splits["test"])
+        rows.append(LinearProbeRow(case.kind, case.source, probe.mean_ap, probe.chance))
     rows.sort(
         key=lambda row: stores["test"].streams.index(row.stream)
     )  # stable: codes before reconstructions

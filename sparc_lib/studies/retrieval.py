@@ -132,9 +132,9 @@ def search(pool: Pool, kind: str, pair: Pair, queries, references, coding: str =
     """One `Row`. pair: (query, reference), the streams of the pool whose rows are given as embeddings
     `queries` [n, d] and `references` [m, d], both dense or both sparse."""
     query, reference = pair
-    found = retrieval_metrics(queries, references, positives=pool.positives(query, reference))
-    quality = (found.recall[1], found.recall[5], found.recall[10], found.median_rank, found.mrr)
-    return Row(kind, coding, pool.protocol, query, reference, *quality, len(found.ranks), found.n_reference)
+    result = retrieval_metrics(queries, references, positives=pool.positives(query, reference))
+    quality = (result.recall[1], result.recall[5], result.recall[10], result.median_rank, result.mrr)
+    return Row(kind, coding, pool.protocol, query, reference, *quality, len(result.ranks), result.n_reference)
 
 
 def pool_codes(model: SPARC, pool: Pool) -> dict[str, sp.csr_matrix]:

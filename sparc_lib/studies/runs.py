@@ -37,9 +37,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 RANDOM = 0  # first seed of the random-weight encoders, the control of every result
 PARALLEL_FROM = 1000  # images from which a process a core pays for its start
-STEPS_TO_LOSE = (
-    200  # of a training that is killed, about: checkpoints of short epochs took a tenth of its time
-)
+STEPS_TO_LOSE = 200  # to a kill, about: checkpoints of every short epoch took a tenth of the time
 
 
 def best_device() -> str:
@@ -284,8 +282,8 @@ def train_config(profile: Profile, setting: Setting, seed: int, store: FeatureSt
     """How a run under this setting and seed on `store` is trained; short epochs are not each worth saving."""
     profile = control(profile) if is_control(store) else profile
     config = TrainConfig.from_spec(profile.sparc_for(setting), seed=seed)
-    epochs = max(1, STEPS_TO_LOSE // config.steps_per_epoch(len(store)))
-    return dataclasses.replace(config, checkpoint_epochs=epochs)
+    short = STEPS_TO_LOSE // config.steps_per_epoch(len(store))
+    return dataclasses.replace(config, checkpoint_epochs=max(1, short))
 
 
 def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:

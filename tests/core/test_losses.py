@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sparc_lib import SPARC, sparc_loss
+from sparc_lib import SPARC, losses, sparc_loss
 from sparc_lib.losses import fvu, nmse, record_activity, redraw_dead
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
@@ -60,7 +60,9 @@ def dense_loss(model, x, cross_weight, aux_weight):
 @pytest.mark.parametrize("dead", [(), (2, 7), range(25)], ids=["none", "fewer_than_k_aux", "many"])
 @pytest.mark.parametrize("cross_weight", [0.7, 0.0])
 @pytest.mark.parametrize("names", [tuple(DIMS), ("dino",)], ids=["three", "one"])
-def test_terms_and_gradients_are_the_method(gate, dead, cross_weight, names):
+@pytest.mark.parametrize("columns_up_to", [0, 10**6], ids=["sparse_auxk", "auxk_as_columns"])
+def test_terms_and_gradients_are_the_method(gate, dead, cross_weight, names, columns_up_to, monkeypatch):
+    monkeypatch.setattr(losses, "COLUMNS_UP_TO", columns_up_to)
     dims = {s: DIMS[s] for s in names}
     model, x = build(gate, dead, dims), sample(dims=dims)
     total, own, cross, auxk = dense_loss(model, x, cross_weight, 0.3)

@@ -49,6 +49,7 @@ from sparc_lib.studies.heatmaps import (
     score,
     verdicts,
 )
+from sparc_lib.studies.parallel import each
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def maps(pair, data):
         ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", random_weights=1),
     )
     benchmark = Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
-    return benchmark_maps(benchmark, np.random.default_rng(0))
+    return benchmark_maps(benchmark, np.random.default_rng(0), each)
 
 
 @pytest.fixture(scope="module")
