@@ -150,12 +150,10 @@ def features(
 def processes(profile: Profile, data: PairedDataset) -> int:
     """How many processes extract side by side: one a core for enough drawn scenes, as small networks on a CPU
     gain little from several threads; one alone for photographs, which load elsewhere, and on a GPU."""
-    alone = (
-        profile.data.kind != "miniworld"
-        or torch.cuda.is_available()
-        or len(set(data.image_ids)) < PARALLEL_FROM
-    )
-    return 1 if alone else min(cpu_count(), 8)
+    few = len(set(data.image_ids)) < PARALLEL_FROM
+    if few or profile.data.kind != "miniworld" or torch.cuda.is_available():
+        return 1
+    return min(cpu_count(), 8)
 
 
 class Share(NamedTuple):
@@ -258,24 +256,22 @@ def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureSto
 
 
 def fit(
-    profile: Profile,
-    setting: Setting,
-    seed: int,
-    store: FeatureStore,
-    checkpoint: Path,
-    progress: bool = True,
+    profile: Profile, setting: Setting, seed: int, store: FeatureStore, checkpoint: Path, progress: bool
 ) -> TrainResult:
     """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed:
     the same model bit for bit. A training that will be long says so once, after a few steps."""
     config, device = train_config(profile, setting, seed, store), best_device()
     label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
+
+    def run(features: FeatureStore) -> TrainResult:
+        model = untrained(profile, setting, seed, store).to(device)
+        return train(model, Announced(features, config, label), config, checkpoint, progress)
+
     try:
-        feed = Announced(store.resident(device), config, label)
-        return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
+        return run(store.resident(device))
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
         log.warning("%s: features are streamed from %s (%s)", label, store.directory, error)
-    feed = Announced(store, config, label)
-    return train(untrained(profile, setting, seed, store).to(device), feed, config, checkpoint, progress)
+    return run(store)
 
 
 def train_config(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> TrainConfig:
