@@ -104,6 +104,8 @@ def test_top_columns_are_those_of_topk(n, k):
     best = scores.topk(k, dim=1)
     assert torch.equal(ops.top_columns(scores, k), best.indices)
     assert torch.equal(ops.kth_largest(scores, k), best.values[:, -1])
+    rounded = scores.bfloat16()
+    assert torch.equal(ops.kth_largest(rounded, k), rounded.topk(k, dim=1).values[:, -1])
 
 
 def test_top_columns_with_ties_and_without_numbers():
