@@ -203,11 +203,14 @@ def _codes(
 
 
 def _top_relu(h: Tensor, k: int) -> Tensor:
-    """ReLU of the k largest of every row of h [batch, n], 0 elsewhere; what ties with the last one stays."""
+    """ReLU of the k largest of every row of h [batch, n], 0 elsewhere."""
     values = torch.relu(h)
     if h.shape[1] <= k:
         return values
-    return values * (h.detach() >= kth_largest(h.detach(), k).unsqueeze(1))
+    top = h >= kth_largest(h, k).unsqueeze(1)
+    if top.sum() > k * len(h):  # ties with the k-th: any of them may stay, but k in all
+        top = torch.zeros_like(top).scatter_(1, top_columns(h.detach(), k), True)
+    return values * top
 
 
 def _decode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,9 +61,6 @@ class Method(NamedTuple):
 
 
 Maps = dict[Method, Tensor]  # [B, rows, columns] each
-
-
-Spread = Callable[[Callable, Sequence[tuple], str], list]  # function, tasks, label -> results in that order
 
 
 class Guide(NamedTuple):
@@ -178,35 +175,25 @@ def control_maps(guide: Guide, traces: Traces, wrong: Trace, first: bool) -> Map
     return maps
 
 
-def benchmark_maps(
-    benchmark: Benchmark, generator: np.random.Generator, spread: Spread
+def region_maps(
+    benchmark: Benchmark, numbers: Sequence[int], absent: Sequence[int]
 ) -> dict[Method, np.ndarray]:
-    """Every heatmap of every region: {method: float32 [n_regions, rows, columns]}.
+    """Every heatmap of the regions with these numbers: {method: float32 [n, rows, columns]}.
 
-    Joint coding is made for global gates only, where it differs. generator: draws the absent classes. spread:
-    computes batches of regions, as `studies.parallel.each`.
+    Joint coding is made for global gates only, where it differs. absent: of `absent_classes`.
     """
-    n_regions = len(benchmark.data.regions)
-    absent = absent_classes(benchmark.data, generator)
-    starts = range(0, n_regions, BATCH)
-    tasks = [(benchmark, range(n_regions)[start : start + BATCH], absent) for start in starts]
-    batches = spread(_arrays, tasks, "heatmaps")
-    maps = {
-        method: np.concatenate([batch[method] for batch in batches])
-        for method in (batches[0] if batches else ())
-    }
-    grid = benchmark.pair[0].patch_grid
-    for name, one in ((GAUSSIAN, centred_gaussian(grid)), (WHOLE, np.ones(grid, np.float32))):
-        maps[Method("control", name)] = np.broadcast_to(one, (n_regions, *grid)).copy()
-    return maps
+    parts: dict[Method, list[np.ndarray]] = {}
+    for start in range(0, len(numbers), BATCH):
+        for maps in _batch_maps(benchmark, numbers[start : start + BATCH], absent):
+            for method, values in maps.items():
+                parts.setdefault(method, []).append(values.cpu().numpy())
+    return {method: np.concatenate(values) for method, values in parts.items()}
 
 
-def _arrays(benchmark: Benchmark, numbers: Sequence[int], absent: Sequence[int]) -> dict[Method, np.ndarray]:
-    """`_batch_maps` as one mapping, off the device."""
-    arrays = {}
-    for maps in _batch_maps(benchmark, numbers, absent):
-        arrays |= {method: values.cpu().numpy() for method, values in maps.items()}
-    return arrays
+def blind_maps(grid: tuple[int, int], n_regions: int) -> dict[Method, np.ndarray]:
+    """Controls that never see a picture: a bell in its middle, and the whole of it."""
+    maps = {GAUSSIAN: centred_gaussian(grid), WHOLE: np.ones(grid, np.float32)}
+    return {Method("control", name): np.broadcast_to(one, (n_regions, *grid)) for name, one in maps.items()}
 
 
 def _batch_maps(benchmark: Benchmark, numbers: Sequence[int], absent: Sequence[int]) -> Iterator[Maps]:

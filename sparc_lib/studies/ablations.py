@@ -25,13 +25,17 @@ from .alignment import CODINGS, SUPPORT
 from .tables import Run, Stores, pick, table
 
 GATES: tuple[Gate, ...] = ("global", "local")
+TEXT = "clip_txt"
 PARAMETERS = ("cross_weight", "k", "n_latents")  # what is swept: λ, k, L
 
 
 class Measure(NamedTuple):
-    """One number of a run under one coding, averaged over streams (self_*, dead_share, l0, `collisions`),
-    ordered pairs of streams (cross_*), directions (recall_1), or latents (jaccard_*: alive ones; supported
-    ones; the same with random partners; the most their firing rates allow)."""
+    """One number of a run under one coding.
+
+    Averaged over streams (self_*, dead_share, l0, `collisions`), ordered pairs of streams (cross_*),
+    directions (recall_1; recall_1_text: those from or to text), or latents (jaccard_*: alive ones; supported
+    ones; the same with random partners; the most their firing rates allow).
+    """
 
     coding: str
     metric: str
@@ -125,8 +129,10 @@ def measure(
             measures.append(Measure(coding, f"jaccard_{name}", means.alive))
         if coding == "independent":
             ways = permutations(codes, 2)
-            recalls = [retrieval_metrics(codes[q], codes[r], n_jobs=1).recall[1] for q, r in ways]
-            measures.append(Measure(coding, "recall_1", _mean(recalls)))
+            recalls = {(q, r): retrieval_metrics(codes[q], codes[r], n_jobs=1).recall[1] for q, r in ways}
+            with_text = [value for pair, value in recalls.items() if TEXT in pair]
+            measures.append(Measure(coding, "recall_1", _mean(recalls.values())))
+            measures.append(Measure(coding, "recall_1_text", _mean(with_text) if with_text else np.nan))
         measures.append(Measure(coding, "collisions", _mean(collisions(z, labels) for z in codes.values())))
     return measures
 

@@ -17,7 +17,7 @@ from ..data.catalogue import inputs as pairs_of
 from ..nulls import Interval, clustered_interval
 from ..profiles import Profile
 from .parallel import each
-from .runs import RANDOM, best_device, dataset, encoders, features, fingerprints
+from .runs import RANDOM, best_device, dataset, encoders, features, fingerprints, processes
 from .sources import code_of
 from .stages import tables_stage
 from .tables import Run, model_of
@@ -74,22 +74,15 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
     }
 
     def make() -> dict[str, pd.DataFrame]:
-        pair = encoders(profile, device=best_device())
-        noise_pair = encoders(profile, RANDOM, best_device())
-        guides = []
-        for run in runs:
-            model = model_of(profile, run, train).to(best_device())
-            more_than = profile.evaluation.probe_min_positives
-            guides.append(methods.guide(model, run.setting.name, run.seed, train, more_than))
-        control_guides = []
-        for run, store in zip(controls, (train, noise)):
-            model = model_of(profile, run, store).to(best_device()).requires_grad_(False)
-            control_guides.append(Guide(model, run.setting.name, run.seed, {}))
-        as_initialised, on_noise = control_guides
         data = annotated(profile, "test", profile.evaluation.heatmap_images)
-        kind = profile.data.kind
-        benchmark = methods.Benchmark(data, kind, pair, guides, as_initialised, noise_pair, on_noise)
-        maps = methods.benchmark_maps(benchmark, np.random.default_rng(profile.seeds[0]), each)
+        absent = methods.absent_classes(data, np.random.default_rng(first))
+        world = min(processes(profile, dataset(profile, "test")), max(1, len(data.regions)))
+        shares = np.array_split(np.arange(len(data.regions)), world)
+        tasks = [(profile, runs, controls, numbers.tolist(), absent) for numbers in shares]
+        parts = each(_maps, tasks, "heatmaps", world)
+        maps = {method: np.concatenate([part[method] for part in parts]) for method in parts[0]}
+        pair = encoders(profile, device=best_device())
+        maps |= methods.blind_maps(pair[0].patch_grid, len(data.regions))
         masked = annotated(profile, "train", REFERENCE_IMAGES)
         for stream, encoder in zip(("dino", "clip_img"), pair):
             reference = Method("reference", methods.SUPERVISED, stream)
@@ -97,6 +90,33 @@ def heatmap_report(profile: Profile) -> HeatmapReport:
         return score(maps, data)._asdict()
 
     return HeatmapReport(**tables_stage("heatmaps", inputs, make))
+
+
+def _maps(
+    profile: Profile, runs: list[Run], controls: list[Run], numbers: list[int], absent: list[int]
+) -> dict[Method, np.ndarray]:
+    """The heatmaps of some regions. Networks are built here, in the process and on the device at work."""
+    device = best_device()
+    train, noise = features(profile, "train"), features(profile, "train", RANDOM)
+    guides = []
+    for run in runs:
+        model = model_of(profile, run, train).to(device)
+        more_than = profile.evaluation.probe_min_positives
+        guides.append(methods.guide(model, run.setting.name, run.seed, train, more_than))
+    untrained, on_noise = (
+        Guide(model_of(profile, run, store).to(device).requires_grad_(False), run.setting.name, run.seed, {})
+        for run, store in zip(controls, (train, noise))
+    )
+    benchmark = methods.Benchmark(
+        annotated(profile, "test", profile.evaluation.heatmap_images),
+        profile.data.kind,
+        encoders(profile, device=device),
+        guides,
+        untrained,
+        encoders(profile, RANDOM, device),
+        on_noise,
+    )
+    return methods.region_maps(benchmark, numbers, absent)
 
 
 def score(maps: dict[Method, np.ndarray], data: AnnotatedImages) -> HeatmapReport:

@@ -261,6 +261,8 @@ def fit(
     """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed:
     the same model bit for bit. A training that will be long says so once, after a few steps."""
     config, device = train_config(profile, setting, seed, store), best_device()
+    epochs = max(1, STEPS_TO_LOSE // config.steps_per_epoch(len(store)))
+    config = dataclasses.replace(config, checkpoint_epochs=epochs)  # not part of what decides a run
     label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
 
     def run(features: FeatureStore) -> TrainResult:
@@ -275,11 +277,9 @@ def fit(
 
 
 def train_config(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> TrainConfig:
-    """How a run under this setting and seed on `store` is trained; short epochs are not each worth saving."""
+    """How a run under this setting and seed on `store` is trained."""
     profile = control(profile) if is_control(store) else profile
-    config = TrainConfig.from_spec(profile.sparc_for(setting), seed=seed)
-    short = STEPS_TO_LOSE // config.steps_per_epoch(len(store))
-    return dataclasses.replace(config, checkpoint_epochs=max(1, short))
+    return TrainConfig.from_spec(profile.sparc_for(setting), seed=seed)
 
 
 def run_inputs(profile: Profile, setting: Setting, seed: int, store: FeatureStore) -> dict:

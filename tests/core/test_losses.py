@@ -80,6 +80,32 @@ def test_terms_and_gradients_are_the_method(gate, dead, cross_weight, names, col
         assert gradients[0][list(dead)].any()
 
 
+@pytest.mark.parametrize("dead", [(), (2, 7), range(25)], ids=["none", "few", "many"])
+@pytest.mark.parametrize("columns_up_to", [0, 10**6])
+def test_the_loss_under_autocast(dead, columns_up_to, monkeypatch):
+    """Only the pre-activations are in half precision, and the backward pass may be inside or outside."""
+    monkeypatch.setattr(losses, "COLUMNS_UP_TO", columns_up_to)
+    model = build("global", dead).float()
+    x = {s: values.float() for s, values in sample().items()}
+    exact = sparc_loss(model, x)
+    for inside in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = sparc_loss(model, x)
+            if inside:
+                terms.total.backward()
+        if not inside:
+            terms.total.backward()
+        torch.testing.assert_close(terms.total, exact.total, rtol=0.05, atol=0)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_auxk_takes_k_aux_latents_where_many_tie():
+    h = torch.tensor([[1.0, 2.0, 2.0, 2.0, -1.0], [3.0, 1.0, 0.5, 0.2, 0.1]])
+    kept = losses._top_relu(h, 2)
+    assert (kept > 0).sum(1).tolist() == [2, 2]
+    assert kept.sort(1, descending=True).values[:, :2].tolist() == [[2, 2], [3, 1]]
+
+
 def test_defaults_and_switches():
     model, x = build(dead=range(9)), sample()
     terms = sparc_loss(model, x)

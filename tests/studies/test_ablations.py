@@ -100,7 +100,7 @@ def test_a_sweep_is_cached_and_the_same_in_every_backend(tiny, small_store, monk
     stores = {"train": small_store("train"), "test": small_store("test", 40)}
     monkeypatch.setattr(tables, "features", lambda profile, split, weights=None: stores[split])
     first = sweep(tiny)
-    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 23
+    assert list(first.columns) == ablations.COLUMNS and len(first) == 18 * 24
     assert np.isfinite(first[first.metric.str.contains("nmse|fvu|dead|l0|recall")].value).all()
 
     def refuse(*_, **__):
@@ -139,6 +139,10 @@ def test_measures_are_what_they_say(tiny, small_store):
     assert found["independent", "recall_1"] == pytest.approx(
         np.mean(hits), abs=0.02
     )  # argmax breaks ties otherwise
+    ways = [(q, r) for q in dense for r in dense if q != r]
+    with_text = [hit for hit, way in zip(hits, ways) if "clip_txt" in way]
+    assert len(with_text) == 4
+    assert found["independent", "recall_1_text"] == pytest.approx(np.mean(with_text), abs=0.02)
     counts = label_counts(alone, store.labels)
     alive = sum(counts.alive(s).astype(int) for s in alone) >= 2
     assert found["independent", "jaccard_alive"] == pytest.approx(jaccard_per_latent(counts)[alive].mean())

@@ -26,10 +26,11 @@ from sparc_lib.attribution.methods import (
     Guide,
     Method,
     absent_classes,
-    benchmark_maps,
+    blind_maps,
     centred_gaussian,
     guide,
     prompt,
+    region_maps,
     sparc_maps,
     supervised_maps,
 )
@@ -49,7 +50,6 @@ from sparc_lib.studies.heatmaps import (
     score,
     verdicts,
 )
-from sparc_lib.studies.parallel import each
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def a_guide(pair, data, gate, seed, setting):
 
 
 @pytest.fixture(scope="module")
-def maps(pair, data):
+def benchmark(pair, data):
     guides = [
         a_guide(pair, data, gate, seed, f"{gate}_lambda1") for gate in ("global", "local") for seed in (0, 1)
     ]
@@ -78,13 +78,32 @@ def maps(pair, data):
         DinoEncoder(WEIGHTS / "dino", random_weights=1),
         ClipEncoder(f"local-dir:{WEIGHTS / 'clip'}", random_weights=1),
     )
-    benchmark = Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
-    return benchmark_maps(benchmark, np.random.default_rng(0), each)
+    return Benchmark(data, "miniworld", pair, guides, guides[0], random_pair, guides[0])
+
+
+@pytest.fixture(scope="module")
+def maps(benchmark, data):
+    absent = absent_classes(data, np.random.default_rng(0))
+    maps = region_maps(benchmark, range(len(data.regions)), absent)
+    return maps | blind_maps(benchmark.pair[0].patch_grid, len(data.regions))
 
 
 @pytest.fixture(scope="module")
 def report(maps, data):
     return score(maps, data)
+
+
+def test_maps_do_not_depend_on_batches_or_shares(benchmark, maps, data, monkeypatch):
+    absent = absent_classes(data, np.random.default_rng(0))
+    monkeypatch.setattr("sparc_lib.attribution.methods.BATCH", 8)
+    shares = [
+        region_maps(benchmark, numbers.tolist(), absent)
+        for numbers in np.array_split(np.arange(len(data.regions)), 2)
+    ]
+    for method, one in shares[0].items():
+        np.testing.assert_allclose(
+            np.concatenate([one, shares[1][method]]), maps[method], rtol=1e-3, atol=1e-6
+        )
 
 
 def test_every_method_covers_every_region(maps, data):
