@@ -131,6 +131,22 @@ def places():
     return table.groupby(["model", "setting"], sort=False)[columns].mean()
 
 
+def strongest_places():
+    """Place of the Jaccard over each latent's strongest activations: mean, lowest and highest seed."""
+    table = result("04_jaccard")
+    table = table[(table.activations == "top") & (table.depth == table.depth.max())]
+    table = table[(table.coding == "independent") & (table.latents == "alive") & (table.min_samples == 5)]
+    return table.groupby(["model", "setting"], sort=False).rescaled.agg(["mean", "min", "max"])
+
+
+def nearer_by_kind():
+    """Share of edits by a caption that end nearer to the edited picture; last another pair's change."""
+    table = result("08_interventions").query("question == 'nearer' and model == 'trained'")
+    means = table.groupby(["kind", "setting"], sort=False)[["value", "chance"]].mean().unstack("setting")
+    shown = means["value"][["global_lambda1", "local_lambda1", "one_voter"]]
+    return shown.assign(chance=means["chance"]["one_voter"])
+
+
 def l0_and_dead():
     index, columns = ["setting", "coding"], ["metric", "source"]
     return settings_by(result("02_l0_and_dead"), index, columns)
@@ -161,6 +177,8 @@ DERIVED = {
     "life.round(3)": l0_and_dead,
     "means.rename(index=setting_name)": both_means,
     'rescaled="place"': places,
+    "strongest.rename": strongest_places,
+    "another pair's, one voter": nearer_by_kind,
     "leak.round(3)": codes_that_leak,
     'numbers.groupby("claim"': numbers_by_claim,
     'less[less.group != "control"]': parts_without_colour,
