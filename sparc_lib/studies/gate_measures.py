@@ -77,14 +77,12 @@ def trial_of(model: SPARC, test: FeatureStore, pool: int | None, null_repeats: i
 
 def recalls(trial: Trial) -> Numbers:
     """R@1 of independent codes."""
-    recall_at_1 = {}
+    recall = {}
     codes = {stream: z[: trial.pool] for stream, z in trial.codes["independent"].items()}
     for query, reference in (*WAYS.values(), *PICTURES):
         if query in codes and reference in codes:
-            recall_at_1[query, reference] = retrieval_metrics(
-                codes[query], codes[reference], n_jobs=1
-            ).recall[1]
-    return by_way(recall_at_1)
+            recall[query, reference] = retrieval_metrics(codes[query], codes[reference], n_jobs=1).recall[1]
+    return by_way(recall)
 
 
 def by_way(recall: Mapping[Pair, float]) -> Numbers:

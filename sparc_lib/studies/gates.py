@@ -231,8 +231,8 @@ def _contrast(profile: Profile, model: SPARC | None, stores: Stores, run: Run) -
 
 def directions(model: SPARC, test: FeatureStore) -> dict[str, np.ndarray]:
     """{stream: decoder rows [n, d] of the latents that fire in it on some test pair, coded alone}."""
-    rows_of = {}
+    live_rows = {}
     for stream, codes in encode_store(model, test, "independent").items():
         rows = model.decoder[stream].detach().double().cpu().numpy()
-        rows_of[stream] = rows[fired(codes)]
-    return rows_of
+        live_rows[stream] = rows[fired(codes)]
+    return live_rows
