@@ -8,7 +8,7 @@ import atexit
 import gc
 from importlib import import_module
 
-_EXPORTS = {"SPARC": "model", "sparc_loss": "losses", "train_step": "training", "FeatureStore": "store"}
+_EXPORTS = {"SPARC": "model", "sparc_loss": "losses", "train_step": "steps", "FeatureStore": "store"}
 __all__ = list(_EXPORTS)
 __version__ = "0.1.0"
 

@@ -42,6 +42,7 @@ class Feed:
         n = len(self)
         at_least_one(batch_size, "batch_size")
         order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
+        order = order.to(self.device)  # once an epoch: a GPU would be waited for at every batch
         end = n - n % batch_size if drop_last else n
         for begin in range(start * batch_size, end, batch_size):
             yield self.gather(order[begin : begin + batch_size], device)
@@ -61,6 +62,11 @@ class TensorFeed(Feed):
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the samples lie."""
+        return next(iter(self.tensors.values())).device
 
     @property
     def digest(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ ENCODER, DECODER = "encoder", "decoder"
 ACTIVE = 1e-3  # a code above this resets a latent's counter
 COLUMNS_UP_TO = 8  # times k_aux: so few dead latents are cheaper as dense columns than as sparse codes
 Buffers = dict[tuple[str, str], Tensor]  # (ENCODER or DECODER, stream) -> where its gradient may be written
+# How AuxK's codes are computed. "sparse": the dead latents are looked up. Without waiting for a GPU: "none",
+# if it is known that no latent is dead; "dense", over all latents, of which the live ones are masked.
+AuxK = Literal["sparse", "none", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +133,17 @@ class _Patterns:
 
 
 def gated_loss(
-    model: SPARC, gated: Gated, cross_weight: float, aux_weight: float, buffers: Buffers
+    model: SPARC,
+    gated: Gated,
+    cross_weight: float,
+    aux_weight: float,
+    buffers: Buffers,
+    auxk_codes: AuxK = "sparse",
 ) -> LossTerms:
     """`sparc_loss` after the gate. `buffers` are consumed: the backward pass writes gradients into them."""
     patterns = _Patterns(model.n_latents)
     use_aux = bool(aux_weight and model.k_aux)
-    codes, aux_codes = _codes(model, gated, use_aux, patterns, buffers)
+    codes, aux_codes = _codes(model, gated, auxk_codes if use_aux else "none", patterns, buffers)
     own_nmse, cross, auxk = {}, {}, {}
     for target, x in gated.streams.items():  # one decode per target, so its gradient too is written once
         sources = [name for name in gated.streams if name != target]
@@ -174,7 +182,7 @@ class _Columns(NamedTuple):
 
 
 def _codes(
-    model: SPARC, gated: Gated, use_aux: bool, patterns: _Patterns, buffers: Buffers
+    model: SPARC, gated: Gated, auxk: AuxK, patterns: _Patterns, buffers: Buffers
 ) -> tuple[dict[str, Code], dict[str, Code | _Columns]]:
     """Codes of all streams, and AuxK codes of those with dead latents: whole columns while these are few.
 
@@ -182,16 +190,21 @@ def _codes(
     """
     codes, aux_codes = {}, {}
     for stream, chosen in gated.indices.items():
-        dead = model.dead(stream).nonzero().squeeze(1) if use_aux else ()
         buffer = buffers.pop((ENCODER, stream), None)
+        if auxk == "dense":
+            dead = torch.arange(model.n_latents, device=chosen.device)
+        else:
+            dead = model.dead(stream).nonzero().squeeze(1) if auxk == "sparse" else ()
         if not len(dead):
             codes[stream] = model.code(gated, stream, chosen, patterns.of(chosen), buffer)
             continue
-        if len(dead) <= COLUMNS_UP_TO * model.k_aux:
+        if auxk == "dense" or len(dead) <= COLUMNS_UP_TO * model.k_aux:
             x, h = gated.streams[stream], gated.preactivations[stream]
             weights = model.encoder[stream], model.latent_bias[stream], model.pre_bias[stream]
             values, silent = gather_codes(x, *weights, h, patterns.of(chosen), buffer, dead)
             codes[stream] = Code(chosen, torch.relu(values).view(chosen.shape), model.n_latents)
+            if auxk == "dense":
+                silent = silent.masked_fill(~model.dead(stream), -torch.inf)
             aux_codes[stream] = _Columns(dead, _top_relu(silent, model.k_aux))
             continue
         aux = auxk_indices(model, gated, stream)
@@ -207,9 +220,12 @@ def _top_relu(h: Tensor, k: int) -> Tensor:
     values = torch.relu(h)
     if h.shape[1] <= k:
         return values
-    top = h >= kth_largest(h, k).unsqueeze(1)
-    if top.sum() > k * len(h):  # ties with the k-th: any of them may stay, but k in all
-        top = torch.zeros_like(top).scatter_(1, top_columns(h.detach(), k), True)
+    if h.device.type == "cpu":
+        top = h >= kth_largest(h, k).unsqueeze(1)
+        if top.sum() <= k * len(h):
+            return values * top
+    # Ties with the k-th, of which any may stay, but k in all; or a GPU, which is not waited for.
+    top = torch.zeros_like(h, dtype=torch.bool).scatter_(1, top_columns(h.detach(), k), True)
     return values * top
 
 

@@ -253,6 +253,8 @@ class SPARC(nn.Module):
         if len({len(x) for x in checked.values()}) > 1:
             lengths = ", ".join(f"{name} {len(x)}" for name, x in checked.items())
             raise ValueError(f"streams of different length ({lengths}); row i must be one sample in all")
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():  # a graph cannot raise: the loss turns NaN
+            return checked
         sizes = torch.stack([torch.linalg.vector_norm(x.detach(), dim=1) for x in checked.values()])
         good = sizes.isfinite() & (sizes > 0)
         if not good.all():

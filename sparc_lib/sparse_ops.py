@@ -36,12 +36,13 @@ with warnings.catch_warnings():  # torch says once per process that CSR tensors 
 class Pattern:
     """Where the non-zeros of stacked codes are, in CSR of shape [n_rows, n_latents], and its transpose.
 
-    crow [n_rows + 1], col [nnz] (latents), row [nnz]: long.
+    crow [n_rows + 1], col [nnz] (latents), row [nnz]: long. per_row: entries of every row if these are equal.
     """
 
     crow: Tensor
     col: Tensor
     n_latents: int
+    per_row: int | None = None
 
     @classmethod
     def stack(cls, indices: Sequence[Tensor], n_latents: int) -> "Pattern":
@@ -53,7 +54,10 @@ class Pattern:
         """
         counts = torch.cat([part.new_full((len(part), 1), part.shape[1]) for part in indices], dim=1)
         columns = torch.cat(list(indices), dim=1)
-        return cls(F.pad(counts.reshape(-1).cumsum(0), (1, 0)), columns.reshape(-1), n_latents)
+        widths = {part.shape[1] for part in indices}
+        per_row = widths.pop() if len(widths) == 1 else None
+        crow = F.pad(counts.reshape(-1).cumsum(0), (1, 0))
+        return cls(crow, columns.reshape(-1), n_latents, per_row)
 
     @property
     def n_rows(self) -> int:
@@ -103,6 +107,9 @@ def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
     if _mkl(table):
         empty = _csr(pattern.crow, pattern.col, left.new_zeros(len(pattern.col)), len(table))
         return torch.sparse.sampled_addmm(empty, left, table.T, beta=0).values()
+    if pattern.per_row:  # no copies of `left`
+        rows = table[pattern.col].view(pattern.n_rows, pattern.per_row, table.shape[1])
+        return torch.bmm(rows, left.unsqueeze(2)).reshape(-1)
     block = max(1, (2**26 if table.is_cuda else 2**20) // table.shape[1])  # entries gathered at a time
     parts = zip(pattern.row.split(block), pattern.col.split(block))
     return torch.cat([torch.linalg.vecdot(left[rows], table[columns]) for rows, columns in parts])

@@ -1,4 +1,4 @@
-"""Training: one step in METHOD's order, and a loop with schedule, history, checkpoints, exact resumption."""
+"""Training: a loop over steps with schedule, history, checkpoints, exact resumption."""
 
 import dataclasses
 import logging
@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from .evaluation import Data, as_feed, present
 from .files import aside
-from .gates import Voters, draw_voters
-from .inputs import demand_weights, whole_number
-from .losses import DECODER, ENCODER, LossTerms, gated_loss, record_activity, redraw_dead
-from .model import SPARC, Streams
+from .gates import draw_voters
+from .inputs import whole_number
+from .losses import LossTerms, redraw_dead
+from .model import SPARC
 from .profiles import (
     STRICT,
     PreBias,
@@ -30,62 +30,11 @@ from .profiles import (
     Switch,
     Weight,
 )
-from .sparse_ops import normalise_rows_
 from .start import start
+from .steps import Precision, make_optimizer, make_step, set_lr
 
 log = logging.getLogger(__name__)
-Precision = Literal["float32", "bfloat16"]
 COLUMNS = ["step", "epoch", "term", "source", "target", "value"]
-
-
-def make_optimizer(model: SPARC, lr: float = 1e-4) -> torch.optim.Adam:
-    """Adam as METHOD has it (default betas, eps 1e-8), in one fused pass where torch has that."""
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.Adam(model.parameters(), lr=lr, eps=1e-8, fused=fused)
-
-
-def train_step(
-    model: SPARC,
-    optimizer: torch.optim.Optimizer,
-    streams: Streams,
-    cross_weight: float = 1.0,
-    aux_weight: float = 1 / 32,
-    precision: Precision = "float32",
-    voters: Voters | None = None,
-) -> LossTerms:
-    """One whole step: gradients, dead counters, unit decoder rows, their gradients projected, optimizer.
-
-    streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate
-    counts activity before the AuxK mask is taken, the local gate after (METHOD, "Dead"). voters: those of
-    `draw_voters`, for the global gate alone; None: every stream votes.
-
-    precision "bfloat16": the pre-activations, the one dense product, under autocast; parameters, gate, sparse
-    products, losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may
-    fall the other way, so other latents may be chosen; encoding and evaluation always use float32.
-    """
-    demand_weights(cross_weight=cross_weight, aux_weight=aux_weight)
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision: got {precision!r}; choose 'float32' or 'bfloat16'")
-    buffers = {}
-    for kind in (ENCODER, DECODER):  # last step's gradients are written over: no new pages, no zeroing
-        for name, parameter in getattr(model, kind).items():
-            if parameter.grad is not None:
-                buffers[kind, name] = parameter.grad
-                parameter.grad = None
-    optimizer.zero_grad()
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        gated = model.select(streams, voters=voters)
-    if model.gate == "global":
-        record_activity(model, gated)
-    terms = gated_loss(model, gated, cross_weight, aux_weight, buffers)
-    terms.total.backward()
-    if model.gate == "local":
-        record_activity(model, gated)
-    for rows in model.decoder.values():
-        normalise_rows_(rows.data, rows.grad)
-    optimizer.step()
-    return terms.detach()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -175,6 +124,7 @@ def train(
         log.info("%s: going on after step %d of %d", path, run.step, n_steps)
     else:
         start(model, feed, config.pre_bias, config.rows, _generator(config.seed, 2))
+    step = make_step(model, run.optimizer, config.cross_weight, config.aux_weight, config.precision)
     with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step", desc="training") as bar:
         for epoch in range(run.step // per_epoch, config.epochs):
             order = _generator(config.seed, 0, epoch)  # one per epoch: resuming needs no generator state
@@ -187,12 +137,10 @@ def train(
             )
             for batch in batches:
                 run.step += 1
-                for group in run.optimizer.param_groups:
-                    group["lr"] = config.lr_at(run.step, n_steps)
+                set_lr(run.optimizer, config.lr_at(run.step, n_steps))
                 streams = present(model, batch, every=True)
                 voters = draw_voters(streams, config.stream_dropout, _generator(config.seed, 3, run.step))
-                cross_weight, aux_weight, precision = config.cross_weight, config.aux_weight, config.precision
-                terms = train_step(model, run.optimizer, streams, cross_weight, aux_weight, precision, voters)
+                terms = step(streams, voters)
                 run.watch(terms.total)
                 redrawn = {}
                 if config.redraw_every and run.step % config.redraw_every == 0:

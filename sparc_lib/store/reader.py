@@ -174,6 +174,11 @@ class FeatureStore(Feed):
             gathered[name] = (picked / torch.linalg.vector_norm(picked, dim=1, keepdim=True)).to(dtype)
         return gathered
 
+    @property
+    def device(self) -> torch.device:
+        """Where the samples lie: "cpu" for a memory-mapped store."""
+        return next(iter(self._source.values())).device
+
     def resident(self, device="cpu") -> FeatureStore:
         """The same store with its streams held in memory on `device`; same batches, bit for bit.
 

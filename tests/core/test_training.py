@@ -288,16 +288,21 @@ def test_divergence_is_caught_at_its_step_and_keeps_the_good_checkpoint(step, tm
 def test_weights_that_diverged_after_a_finite_loss_are_not_saved(tmp_path, monkeypatch):
     """The update of the last step before a save can spoil the weights when its loss is still finite."""
     path, data = tmp_path / "run.pt", sample()
-    real = training.train_step
+    real = training.make_step
 
     def spoiling(model, *arguments):
-        terms = real(model, *arguments)
-        with torch.no_grad():
-            model.encoder["dino"][0] = torch.inf
-        return terms
+        step = real(model, *arguments)
+
+        def spoilt(streams, voters):
+            terms = step(streams, voters)
+            with torch.no_grad():
+                model.encoder["dino"][0] = torch.inf
+            return terms
+
+        return spoilt
 
     config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_steps": 1})
-    monkeypatch.setattr(training, "train_step", spoiling)
+    monkeypatch.setattr(training, "make_step", spoiling)
     with pytest.raises(ValueError, match="model: encoder.dino holds NaN or infinite"):
         train(build(), data, config, path, progress=False)
     assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 
 from sparc_lib import SPARC, FeatureStore, sparc_loss, train_step
 from sparc_lib.evaluation import TensorFeed
+from sparc_lib.gates import draw_voters
 from sparc_lib.retrieval import retrieval_metrics
-from sparc_lib.training import TrainConfig, make_optimizer, train
+from sparc_lib.steps import make_optimizer, make_step, set_lr
+from sparc_lib.training import TrainConfig, train
 
 from .dense import dense_loss, dense_step
 from .sizes import Deadline, Sizes
@@ -174,6 +177,23 @@ def ties_of_the_gate_give_k_different_latents(device: torch.device) -> None:
         assert torch.isfinite(terms.total)
 
 
+def steps_of_a_training_run_are_the_eager_ones(device: torch.device) -> None:
+    """With learning rate and voters changing, with dead latents and without, and with a smaller batch: what
+    `train` does on the device (on a GPU, CUDA graphs) gives the losses and parameters of `train_step`."""
+    for gate, dead in itertools.product(GATES, (0.0, 0.3)):
+        wanted, ours = (small_model(gate, device, dead=dead) for _ in range(2))
+        optimizers = [make_optimizer(model, lr=1e-3) for model in (wanted, ours)]
+        step = make_step(ours, optimizers[1])
+        for i in range(12):
+            batch = small_batch(i, device, n=20 if i == 7 else 32)
+            voters = draw_voters(batch, 0.5, torch.Generator().manual_seed(i)) if gate == "global" else None
+            for optimizer in optimizers:
+                set_lr(optimizer, 1e-3 / (1 + i))
+            loss = train_step(wanted, optimizers[0], batch, voters=voters).total
+            torch.testing.assert_close(step(batch, voters).total, loss, rtol=1e-9, atol=0)
+        assert_same_parameters(ours, wanted, 1e-7)
+
+
 def a_resident_store_gives_the_streamed_batches(device: torch.device) -> None:
     features = {name: x.numpy() for name, x in small_batch(1, n=50).items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -205,6 +225,7 @@ CHECKS = (
     a_resumed_run_is_the_uninterrupted_one,
     bfloat16_steps_stay_close,
     ties_of_the_gate_give_k_different_latents,
+    steps_of_a_training_run_are_the_eager_ones,
     a_resident_store_gives_the_streamed_batches,
     dense_retrieval_is_the_cpus,
 )

@@ -23,11 +23,11 @@ from .report import markdown
 
 PARTS = {  # seconds that each may take; with the imports under 8 minutes
     "checks": 45,
-    "train_step": 135,
-    "captured_graph": 40,
-    "epoch": 95,
-    "extraction": 75,
-    "evaluation": 60,
+    "train_step": 100,
+    "captured_graph": 30,
+    "epoch": 75,
+    "extraction": 60,
+    "evaluation": 45,
 }
 REQUIRED = ("checks", "train_step")
 TOTAL = 470  # seconds for everything

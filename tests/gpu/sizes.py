@@ -24,7 +24,7 @@ class Sizes:
     train_samples: int = 507_444
     test_samples: int = 126_020
     n_classes: int = 601
-    hdf5_samples: int = 16_384  # written as gzip HDF5; gzip is too slow for the whole training set
+    hdf5_samples: int = 12_288  # written as gzip HDF5; gzip is too slow for the whole training set
     retrieval_queries: int = 8_192  # timed among all test samples
     images: int = 3_072
     image_files: int = 256  # distinct JPEGs that the images are read from
@@ -57,7 +57,7 @@ TINY = Sizes(
     train_samples=640,
     test_samples=500,
     n_classes=20,
-    hdf5_samples=128,
+    hdf5_samples=320,
     retrieval_queries=100,
     images=24,
     image_files=6,

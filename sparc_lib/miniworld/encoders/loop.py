@@ -29,7 +29,7 @@ from .pictures import batches
 
 log = logging.getLogger(__name__)
 WARMUP = 0.03  # share of the budget
-SAVES, ROWS = 40, 5  # checkpoints over a whole budget; rows of the log, each with an evaluation
+SAVES, ROWS = 40, 3  # checkpoints over a whole budget; rows of the log, each with an evaluation
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Recipe(ABC):
     ) -> dict[str, Tensor]:
         """Terms whose sum is minimised, for scenes `rows` [B], pixels [B, frames, 3, 96, 96] from 0 to 255.
 
-        `progress`: share of the budget used. `draw`: generator of all random numbers, on the CPU.
+        `progress`: share of the budget used. `draw`: generator of all random numbers, on the same device.
         """
 
     @abstractmethod
@@ -105,20 +105,15 @@ def train(recipe: Recipe, options: Options) -> None:
     parts = {"model": model, "average": average, "optimizer": optimizer}
     path = options.checkpoint / f"mini_{recipe.name}.pt"
     step, spent, rows = resume(path, parts)
-    if options.device.startswith("cuda"):
-        torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is; torch logs why
-        model.compile()
-        average.compile()
     started, sums, since = time.monotonic(), {}, step
     progress = options.progress(step, spent)
     loader = batches(step, recipe.batch, recipe.frames, options) if progress < 1 else ()
     for scene_rows, images in loader:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(progress)
-        draw = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        draw = torch.Generator(options.device).manual_seed(options.seed * 1_000_003 + step)
         model.train()
-        images = images.to(options.device, non_blocking=True).permute(0, 1, 4, 2, 3)
-        terms = recipe.losses(images, scene_rows.to(options.device), average, progress, draw)
+        terms = recipe.losses(images.permute(0, 1, 4, 2, 3), scene_rows, average, progress, draw)
         optimizer.zero_grad()
         sum(terms.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -213,9 +208,13 @@ def _has_amx() -> bool:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention [B, heads, T, d]; written out on a CPU, where torch's own is far slower in bfloat16."""
+    """Attention [B, heads, T, d]; written out on a CPU, where torch's own is far slower in bfloat16.
+
+    `mask`: CLIP's, -inf where a token would look ahead.
+    """
     if query.is_cuda:
-        return nn.functional.scaled_dot_product_attention(query, key, value, mask)
+        causal = mask is not None
+        return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
