@@ -29,7 +29,7 @@ from .pictures import batches
 
 log = logging.getLogger(__name__)
 WARMUP = 0.03  # share of the budget
-SAVES, ROWS = 40, 3  # checkpoints over a whole budget; rows of the log, each with an evaluation
+SAVES, ROWS = 40, 5  # checkpoints over a whole budget; rows of the log, each with an evaluation
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,12 @@ def train(recipe: Recipe, options: Options) -> None:
     parts = {"model": model, "average": average, "optimizer": optimizer}
     path = options.checkpoint / f"mini_{recipe.name}.pt"
     step, spent, rows = resume(path, parts)
-    started, sums, since = time.monotonic(), {}, step
+    started, sums, since = None, {}, step
     progress = options.progress(step, spent)
     loader = batches(step, recipe.batch, recipe.frames, options) if progress < 1 else ()
     for scene_rows, images in loader:
+        if started is None:  # pictures may have been drawn until now: the warm-up must not be over
+            started = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(progress)
         draw = torch.Generator(options.device).manual_seed(options.seed * 1_000_003 + step)

@@ -20,9 +20,7 @@ from torch import Tensor
 
 from ...files import aside
 from ...paths import data_root
-from ..backdrops import BACKDROPS
 from ..drawing import SIZE
-from ..edits import Background
 from ..scenes import Scene, make_scene
 from ..skies import TIMES
 
@@ -50,7 +48,7 @@ def rendered(split: str, n: int, frame: int = 0) -> np.ndarray:
 
 
 def later(scene: Scene) -> Scene:
-    """The same things a while later, as in a film: they and the camera have moved, at times elsewhere.
+    """The same things at the same place a while later, as in a film: things and camera have moved.
 
     Nothing of labels or captions is used but that things stay what they are.
     """
@@ -61,8 +59,6 @@ def later(scene: Scene) -> Scene:
         x, y = obj.x + rng.uniform(-14, 14), obj.y + rng.uniform(-4, 4)
         mirrored, tilt = rng.random() < 0.5, rng.uniform(-0.15, 0.15)
         objects.append(replace(obj, x=x, y=y, width=width, mirrored=mirrored, tilt=tilt))
-    if rng.random() < 0.5:
-        scene = Background(rng.choice(list(BACKDROPS))).apply(scene)
     return replace(
         scene,
         time=rng.choice(TIMES),
