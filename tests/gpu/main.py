@@ -24,9 +24,9 @@ from .report import markdown
 PARTS = {  # seconds that each may take; with the imports under 8 minutes
     "checks": 45,
     "train_step": 100,
-    "captured_graph": 30,
+    "captured_graph": 60,
     "epoch": 75,
-    "extraction": 60,
+    "extraction": 75,
     "evaluation": 45,
 }
 REQUIRED = ("checks", "train_step")
