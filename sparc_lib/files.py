@@ -46,16 +46,36 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+def made_folder(path: Path) -> Path:
+    """The folder, made if missing. Raises NotADirectoryError that names a file which stands in its place."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(place for place in (path, *path.parents) if place.exists())
+        reason = f"{file} is a file where a folder must be; move it away and run again"
+        raise NotADirectoryError(errno.ENOTDIR, reason) from error
+    return path
+
+
+def _demand_no_folder(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            reason = f"{path} is a folder where a file must be; move it away and run again"
+            raise IsADirectoryError(errno.EISDIR, reason)
+
+
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """Yield `<path>.partial` to write to; on success it is made durable and renamed to `path`, else removed.
 
-    The folder is made if missing. Raises DiskFullError when the disk is full; what the block raises passes.
+    The folder is made if missing. Raises DiskFullError when the disk is full, NotADirectoryError or
+    IsADirectoryError for a file in the folder's place or a folder in its own; what the block raises passes.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
     with disk_full_explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(path.parent)
+        _demand_no_folder(path, partial)
         try:
             yield partial
             sync_file(partial)
@@ -104,7 +124,9 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     wait: False raises filelock.Timeout at once when another process holds the lock; True waits and says so.
     """
-    lock = FileLock(Path(path).with_name(Path(path).name + ".lock"))
+    file = Path(path).with_name(Path(path).name + ".lock")
+    _demand_no_folder(file)
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:

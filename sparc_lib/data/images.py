@@ -166,7 +166,7 @@ def _alone(folders: Sequence[Path]) -> Iterator[None]:
     """One download at a time per folder; the system frees the locks when the process ends."""
     with ExitStack() as locks:
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            files.made_folder(folder)
             try:
                 locks.enter_context(files.locked(folder / ".download", wait=False))
             except Timeout:

@@ -44,7 +44,7 @@ class BlockFeatures(NamedTuple):
 def save(folder: Path, block: Block, fingerprint: str, content: BlockFeatures) -> None:
     """Write a block; a process that has written the same one meanwhile wins."""
     path = block.file(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.made_folder(folder)
     with files.locked(path):
         if path.exists():
             return

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import paths
-from ..files import aside, disk_full_explained, locked, sha256, sync_file, sync_folder
+from ..files import aside, disk_full_explained, locked, made_folder, sha256, sync_file, sync_folder
 
 log = logging.getLogger(__name__)
 CARD = "stage.json"  # in every stage folder: what it was made from, and what its files hold
@@ -62,7 +62,7 @@ def stage(name: str, inputs: Any, build: Callable[[Path], None]) -> Path:
     if _is_current(final):
         return final
     partial = final.with_name(final.name + ".partial")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(final.parent)
     with locked(final), disk_full_explained(partial):
         if _is_current(final):  # another process built it while this one waited
             return final

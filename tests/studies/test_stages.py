@@ -15,7 +15,7 @@ import pydantic
 import pytest
 
 from sparc_lib import paths
-from sparc_lib.files import DiskFullError
+from sparc_lib.files import DiskFullError, aside
 from sparc_lib.studies import stages
 from sparc_lib.studies.stages import StageError, is_finished, stage, table_stage, verify
 
@@ -313,3 +313,35 @@ def test_two_processes_build_once(tmp_path):
         process.join(30)
     assert [process.exitcode for process in processes] == [0, 0]
     assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_what_stands_in_the_way_of_a_stage_is_named(tmp_path, monkeypatch):
+    """A file where a folder must be, a folder where a file must be: said with the remedy, and left alone."""
+
+    def build(partial):
+        (partial / "file").write_text("1")
+
+    def made(name: str):
+        monkeypatch.setenv("SPARC_DATA", str(tmp_path / name))
+        return stage("one", {"a": 1}, build)
+
+    (tmp_path / "a").mkdir()
+    for blocker in ("a/stages", "b"):
+        (tmp_path / blocker).write_text("mine")
+        with pytest.raises(NotADirectoryError, match=f"{blocker} is a file where a folder must be; move it"):
+            made(blocker[0])
+        assert (tmp_path / blocker).read_text() == "mine"
+    final = made("c")
+    shutil.rmtree(final)
+    lock = final.with_name(final.name + ".lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"\.lock is a folder where a file must be; move it away"):
+        made("c")
+    lock.rmdir()
+    assert (made("c") / "file").read_text() == "1"
+    for place in ("table.csv", "table.csv.partial"):
+        (tmp_path / place).mkdir()
+        with pytest.raises(IsADirectoryError, match=f"{place} is a folder"), aside(tmp_path / "table.csv"):
+            raise AssertionError("nothing must be written")
+        (tmp_path / place).rmdir()

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ...files import aside
+from ...files import aside, made_folder
 from ...paths import WEIGHTS, data_root
 from .pictures import batches
 
@@ -142,7 +142,7 @@ def train(recipe: Recipe, options: Options) -> None:
         sums, since = {}, step
         if progress >= 1:
             break
-    options.folder.mkdir(parents=True, exist_ok=True)
+    made_folder(options.folder)
     recipe.export(average.eval(), options.folder)
     with aside(options.folder / "training_log.csv") as partial:
         pd.DataFrame(rows).to_csv(partial, index=False, float_format="%.5g")

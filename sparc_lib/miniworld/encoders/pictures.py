@@ -14,11 +14,10 @@ from random import Random
 
 import numpy as np
 import torch
-from filelock import FileLock
 from joblib import Parallel, delayed
 from torch import Tensor
 
-from ...files import aside
+from ...files import aside, locked, made_folder
 from ...paths import data_root
 from ..drawing import SIZE
 from ..scenes import Scene, make_scene
@@ -37,8 +36,8 @@ def rendered(split: str, n: int, frame: int = 0) -> np.ndarray:
     `frame` 0: the scenes as they are; 1: as they are `later`.
     """
     path = data_root() / "rendered" / f"{split}-{n}-{frame}-{world_key()}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # the trainings of both encoders may begin together
+    made_folder(path.parent)
+    with locked(path):  # the trainings of both encoders may begin together
         if not path.exists():
             log.info("drawing %d scenes of %s", n, split)
             with aside(path) as partial:
