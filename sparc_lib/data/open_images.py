@@ -201,13 +201,21 @@ def _caption(line: bytes) -> tuple[str, str]:
 def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(image ids [m], class columns [m]) of the labels that people confirmed, for the given images.
 
-    Raises DataError for missing columns and for a class that is not among `codes`.
+    Raises DataError for missing columns, a class that is not among `codes`, a confidence that is none, and
+    where none of the images has a label.
     """
     column = {code: number for number, code in enumerate(codes)}
     ids, columns = [np.array([], str)], [np.array([], np.int64)]
     types = {"ImageID": str, "LabelName": str, "Confidence": float}
     try:
         for part in pd.read_csv(path, usecols=list(types), chunksize=CHUNK, dtype=types):
+            unclear = ~part.Confidence.between(0, 1)  # empty ones too, as in a line that is cut off
+            if unclear.any():
+                wrong = part[unclear].iloc[0]
+                raise DataError(
+                    f"{path}: Confidence {wrong.Confidence:g} of image {wrong.ImageID!r}; a label is "
+                    "confirmed (1) or denied (0). Delete it and run again"
+                )
             part = part[(part.Confidence == 1) & part.ImageID.isin(images)]
             places = part.LabelName.map(column)
             if places.isna().any():
@@ -224,6 +232,11 @@ def read_labels(path: Path, images: set[str], codes: list[str]) -> tuple[np.ndar
             f"{path}: not a label table ({error}); it needs the columns ImageID, LabelName and a numeric "
             "Confidence. Delete it and run again"
         ) from error
+    if images and not any(map(len, ids)):
+        raise DataError(
+            f"{path}: no confirmed label of the {len(images):,} images with captions; their ids are of "
+            "another split or version. Delete both files and run again"
+        )
     return np.concatenate(ids), np.concatenate(columns)
 
 

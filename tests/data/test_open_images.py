@@ -164,6 +164,10 @@ def test_an_image_id_that_leaves_its_folder_is_skipped_and_never_written(folder,
             "class '/m/nobody' is not in oidv7",
         ),
         ("", "not a label table"),
+        ("ImageID,LabelName,Confidence\n2000000000000000,/m/0bt9lr,100\n", "Confidence 100 of image '2"),
+        ("ImageID,LabelName,Confidence\n2000000000000000,/m/0bt9lr,-1\n", "Confidence -1 of image"),
+        ("ImageID,LabelName,Confidence\n2000000000000000,/m/0bt9lr\n", "Confidence nan of image"),
+        ("ImageID,LabelName,Confidence\n2000000000000000.jpg,/m/0bt9lr,1\n", "no confirmed label of the"),
     ],
 )
 def test_a_table_of_another_shape_is_refused(folder, text, message):
