@@ -39,10 +39,10 @@ CLAIMS = Path(__file__).parent / "claims.yaml"
 PUBLISHED_LATENTS = 8192  # activation patterns are published as numbers of latents
 SYMBOLS: dict[Verdict, str] = {
     "holds": "●",
-    "forced": "◍",
+    "forced": "◆",
     "in part": "◐",
-    "open": "◌",
-    "does not hold": "○",
+    "open": "○",
+    "does not hold": "✖",
     "not measurable": "–",
 }
 
