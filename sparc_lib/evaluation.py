@@ -26,6 +26,11 @@ class Feed:
         """The samples `rows` (None: all) in every stream, {stream: [len(rows), d]}, on `device`."""
         raise NotImplementedError
 
+    @property
+    def device(self) -> torch.device:
+        """Where the samples lie."""
+        return torch.device("cpu")
+
     def batches(
         self,
         batch_size: int,

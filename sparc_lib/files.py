@@ -51,8 +51,9 @@ def made_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        file = next(place for place in (path, *path.parents) if place.exists())
-        reason = f"{file} is a file where a folder must be; move it away and run again"
+        place = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        kind = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
+        reason = f"{place} is {kind} where a folder must be; move it away and run again"
         raise NotADirectoryError(errno.ENOTDIR, reason) from error
     return path
 

@@ -107,10 +107,12 @@ def _row_dots(pattern: Pattern, left: Tensor, table: Tensor) -> Tensor:
     if _mkl(table):
         empty = _csr(pattern.crow, pattern.col, left.new_zeros(len(pattern.col)), len(table))
         return torch.sparse.sampled_addmm(empty, left, table.T, beta=0).values()
-    if pattern.per_row:  # no copies of `left`
-        rows = table[pattern.col].view(pattern.n_rows, pattern.per_row, table.shape[1])
-        return torch.bmm(rows, left.unsqueeze(2)).reshape(-1)
     block = max(1, (2**26 if table.is_cuda else 2**20) // table.shape[1])  # entries gathered at a time
+    if pattern.per_row:  # no copies of `left`
+        samples = max(1, block // pattern.per_row)
+        columns = pattern.col.view(-1, pattern.per_row).split(samples)
+        parts = zip(columns, left.unsqueeze(2).split(samples))
+        return torch.cat([torch.bmm(table[some], rows).flatten() for some, rows in parts])
     parts = zip(pattern.row.split(block), pattern.col.split(block))
     return torch.cat([torch.linalg.vecdot(left[rows], table[columns]) for rows, columns in parts])
 

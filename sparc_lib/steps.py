@@ -5,6 +5,7 @@ graph starts them all at once, if nothing in the step asks the card for a number
 SPARC's step, how many latents are dead, is asked for only when some may have died since it was last known.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -136,8 +137,8 @@ class _Recorded:
 class CapturedSteps:
     """Call it as `Step`, without `auxk`: the same numbers, from a graph a kind of batch.
 
-    The terms that it returns are overwritten by the next call. Input rows are not checked for NaN and zeros:
-    a graph cannot raise, the loss becomes NaN.
+    One for an optimizer, whose state is loaded before. The terms that it returns are overwritten by the next
+    call. Rows of NaN or zeros are not refused as on a CPU, for a graph cannot raise: the loss is not finite.
     """
 
     def __init__(self, model: SPARC, optimizer: torch.optim.Adam, step: Step):
@@ -149,18 +150,24 @@ class CapturedSteps:
         self.recorded: dict[tuple, _Recorded] = {}
         for group in optimizer.param_groups:  # a graph would keep a plain number as it is now
             group["capturable"] = True
-            group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
 
     def __call__(self, streams: Streams, voters: Voters | None = None) -> LossTerms:
         auxk: AuxK = "dense" if self.dead_latents.possible() else "none"
-        kind = (auxk, voters is None, tuple(x.shape for x in streams.values()))
+        like = next(self.model.parameters())
+        streams = {
+            name: torch.as_tensor(x, dtype=like.dtype, device=like.device) for name, x in streams.items()
+        }
+        kind = (auxk, voters is None, tuple((name, x.shape) for name, x in streams.items()))
         if kind in self.recorded:
             return self._replayed(self.recorded[kind], streams, voters)
         current = torch.cuda.current_stream(self.device)
         if self.eager.get(kind, 0) < EAGER_STEPS:
             self.eager[kind] = self.eager.get(kind, 0) + 1
             self.side.wait_stream(current)
-            with torch.cuda.stream(self.side):
+            with torch.cuda.stream(self.side), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
                 terms = self.step(streams, voters, auxk)
             current.wait_stream(self.side)
             return terms

@@ -137,7 +137,8 @@ def train(
             )
             for batch in batches:
                 run.step += 1
-                set_lr(run.optimizer, config.lr_at(run.step, n_steps))
+                lr = config.lr_at(run.step, n_steps)
+                set_lr(run.optimizer, lr)
                 streams = present(model, batch, every=True)
                 voters = draw_voters(streams, config.stream_dropout, _generator(config.seed, 3, run.step))
                 terms = step(streams, voters)
@@ -146,7 +147,7 @@ def train(
                 if config.redraw_every and run.step % config.redraw_every == 0:
                     redrawn = redraw_dead(model, _generator(config.seed, 1, run.step))
                 if run.step % config.log_every == 0 or run.step in (1, n_steps):
-                    run.record(terms, redrawn, epoch)
+                    run.record(terms, redrawn, epoch, lr)
                     bar.set_postfix(loss=f"{run.rows[-1][-1]:.4f}", refresh=False)
                 bar.update()
                 if config.checkpoint_steps and run.step % config.checkpoint_steps == 0:
@@ -198,14 +199,15 @@ class _Run:
         step = int(self.diverged)
         if step:
             kept = f"{self.path}, if saved before, is whole" if self.path else "unsaved"
-            wish = f"train with lr below {self.identity['lr']:g}"
+            wish = (
+                f"train with lr below {self.identity['lr']:g}, or look for rows of zeros or NaN in the data"
+            )
             raise FloatingPointError(f"the loss is not finite at step {step} ({kept}); {wish}")
 
-    def record(self, terms: LossTerms, redrawn: dict[str, int], epoch: int) -> None:
+    def record(self, terms: LossTerms, redrawn: dict[str, int], epoch: int, lr: float) -> None:
         """Add the history of this step, the total last. Raises FloatingPointError if the loss diverged."""
         self.demand_finite()
         alive = {name: (~self.model.dead(name)).sum() for name in self.model.streams}
-        lr = self.optimizer.param_groups[0]["lr"]
         named = {"nmse": terms.nmse, "cross": terms.cross, "auxk": terms.auxk, "l0": terms.l0}
         named |= {"alive": alive, "redrawn": redrawn, "lr": {None: lr}, "total": {None: terms.total}}
         for term, part in named.items():

@@ -182,16 +182,19 @@ def steps_of_a_training_run_are_the_eager_ones(device: torch.device) -> None:
     `train` does on the device (on a GPU, CUDA graphs) gives the losses and parameters of `train_step`."""
     for gate, dead in itertools.product(GATES, (0.0, 0.3)):
         wanted, ours = (small_model(gate, device, dead=dead) for _ in range(2))
+        for model in (wanted, ours):
+            model.dead_after = 6  # so latents die, and come back, on the way
         optimizers = [make_optimizer(model, lr=1e-3) for model in (wanted, ours)]
         step = make_step(ours, optimizers[1])
-        for i in range(12):
-            batch = small_batch(i, device, n=20 if i == 7 else 32)
+        for i in range(40):
+            batch = small_batch(i, device, n=20 if i % 3 == 0 else 32)
             voters = draw_voters(batch, 0.5, torch.Generator().manual_seed(i)) if gate == "global" else None
             for optimizer in optimizers:
                 set_lr(optimizer, 1e-3 / (1 + i))
             loss = train_step(wanted, optimizers[0], batch, voters=voters).total
             torch.testing.assert_close(step(batch, voters).total, loss, rtol=1e-9, atol=0)
         assert_same_parameters(ours, wanted, 1e-7)
+        assert device.type != "cuda" or len(step.recorded) >= 2
 
 
 def a_resident_store_gives_the_streamed_batches(device: torch.device) -> None:

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -88,30 +87,23 @@ def encoders(folder: Path, size: Sizes, device: torch.device, precision: str):
     return DinoEncoder(folder, **options), ClipEncoder("ViT-L-14", **options)
 
 
-class LoadingRate(NamedTuple):
-    """Seconds until the workers' first batch; images a second from then on."""
+def loading_rate(task, limit: float) -> float:
+    """Images a second that the task's workers read, decode, preprocess for both encoders, and tokenise.
 
-    start_s: float
-    per_s: float
-
-
-def loading_rate(task, limit: float) -> LoadingRate:
-    """How fast the task's workers read, decode, preprocess for both encoders, and tokenise."""
+    Their start counts: of few images this is a lower bound.
+    """
     from sparc_lib.features.loading import Batches, load_ahead
 
     size = task.batch_size
     groups = [task.images[start : start + size] for start in range(0, len(task.images), size)]
     dino, clip = task.dino, task.clip
     batches = Batches(task.dataset, dino.preprocess, clip.preprocess, clip.tokenizer, size, groups)
-    started = time.perf_counter()
-    loaded = iter(load_ahead(batches, task.workers, pinned=dino.device.type == "cuda"))
-    next(loaded)
     begin, done = time.perf_counter(), 0
-    for batch in loaded:
+    for batch in load_ahead(batches, task.workers, pinned=dino.device.type == "cuda"):
         done += len(batch.readable)
         if time.perf_counter() - begin > limit:
             break
-    return LoadingRate(begin - started, done / (time.perf_counter() - begin))
+    return done / (time.perf_counter() - begin)
 
 
 @torch.inference_mode()
@@ -135,8 +127,7 @@ def run(size: Sizes, device: torch.device, deadline: Deadline) -> Iterator[dict]
         yield {"what": "encoders with random weights made", "s": time.perf_counter() - begin}
         task = Extraction(data, *pair, batch_size=size.encoder_batch, workers=workers, progress=False)
         loaded = loading_rate(task, 0.2 * deadline.left)
-        row = {"what": f"JPEGs read and preprocessed, {workers} workers, after their start"}
-        yield row | {"s": loaded.start_s, "per_s": loaded.per_s}
+        yield {"what": f"JPEGs read and preprocessed, {workers} workers and their start", "per_s": loaded}
         image_rates = {}
         pixels = [torch.randn(size.encoder_batch, 3, *_side(one), device=device) for one in pair]
         for precision in ("float32", "bfloat16"):
@@ -151,11 +142,14 @@ def run(size: Sizes, device: torch.device, deadline: Deadline) -> Iterator[dict]
         yield {"what": "ClipEncoder, captions, tokenizer included", "precision": "bfloat16", "per_s": rate}
         begin = time.perf_counter()
         extract(task, folder / "store")
-        whole = len(data) / (time.perf_counter() - begin - loaded.start_s)
-        row = {"what": "extract: JPEGs and captions to a store, after the workers' start"}
-        yield row | {"precision": "bfloat16", "per_s": whole}
+        whole = len(data) / (time.perf_counter() - begin)
+        yield {
+            "what": "extract: JPEGs and captions to a store, with the workers' start",
+            "precision": "bfloat16",
+            "per_s": whole,
+        }
         both = 1 / sum(1 / image_rates[kind, "bfloat16"] for kind in ("DinoEncoder", "ClipEncoder"))
-        bounds = {"reading JPEGs": loaded.per_s, "the two image encoders": both}
+        bounds = {"reading JPEGs": loaded, "the two image encoders": both}
         slowest = min(bounds, key=bounds.get)
         yield {
             "what": f"bound: {slowest}",

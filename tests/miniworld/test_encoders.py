@@ -187,6 +187,13 @@ def test_networks_in_training_are_those_that_are_shipped(small):
     )
 
 
+def test_without_a_film_two_views_are_of_one_picture(small, monkeypatch):
+    """As the card says: `frames = 1` turns the film off."""
+    monkeypatch.setattr(Dino, "frames", 1)
+    loop.train(Dino(), small("run", steps=2))
+    assert all(value.isfinite().all() for value in weights(small("run").folder).values())
+
+
 def test_a_later_picture_shows_the_same_things():
     for index in range(20):
         scene = make_scene(pictures.WORLD_SEED, "encoder", index)

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 
 from sparc_lib import paths
-from sparc_lib.files import DiskFullError, aside
+from sparc_lib.files import DiskFullError, aside, made_folder
 from sparc_lib.studies import stages
 from sparc_lib.studies.stages import StageError, is_finished, stage, table_stage, verify
 
@@ -331,6 +331,9 @@ def test_what_stands_in_the_way_of_a_stage_is_named(tmp_path, monkeypatch):
         with pytest.raises(NotADirectoryError, match=f"{blocker} is a file where a folder must be; move it"):
             made(blocker[0])
         assert (tmp_path / blocker).read_text() == "mine"
+    (tmp_path / "d").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(NotADirectoryError, match="d is a link to nothing"):
+        made_folder(tmp_path / "d" / "below")
     final = made("c")
     shutil.rmtree(final)
     lock = final.with_name(final.name + ".lock")

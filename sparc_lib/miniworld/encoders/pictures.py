@@ -35,7 +35,7 @@ def rendered(split: str, n: int, frame: int = 0) -> np.ndarray:
 
     `frame` 0: the scenes as they are; 1: as they are `later`.
     """
-    path = data_root() / "rendered" / f"{split}-{n}-{frame}-{world_key()}.npy"
+    path = data_root() / "rendered" / f"{split}-{n}-{frame}-{_world_key()}.npy"
     made_folder(path.parent)
     with locked(path):  # the trainings of both encoders may begin together
         if not path.exists():
@@ -74,7 +74,7 @@ def on_all_cores(work: Callable, n: int, *arguments) -> list:
 
 
 @cache
-def world_key() -> str:
+def _world_key() -> str:
     """Short hash of 200 pictures of the world: those of another one are not taken for its."""
     scenes = [later(make_scene(WORLD_SEED, "encoder", i)) for i in range(200)]
     return hashlib.sha256(np.stack([scene.image() for scene in scenes]).tobytes()).hexdigest()[:12]

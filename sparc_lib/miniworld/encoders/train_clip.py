@@ -9,7 +9,6 @@ variance spread over many directions. What is shipped is the moving average of t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -27,13 +26,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from ...files import aside
-from ...paths import data_root
 from ..habits import MAX_TOKENS
 from ..scenes import make_scene
 from .evaluate import clip_scores
 from .loop import Options, Recipe, attend, autocast, command_line, log_participation, train
-from .pictures import GRID, MEAN, STD, WORLD_SEED, on_all_cores, patches, pick, world_key
+from .pictures import GRID, MEAN, STD, WORLD_SEED, on_all_cores, patches, pick
 
 CONTEXT = MAX_TOKENS + 2  # of the longest caption, with start and end
 DESCRIBERS = 4  # captions of a scene to train on
@@ -76,16 +73,6 @@ def tokens_of_block(first: int, end: int, tokenizer: PreTrainedTokenizerFast) ->
     texts = captions_of_block(first, end)
     ids = tokenizer(texts, padding="max_length", max_length=CONTEXT)["input_ids"]
     return np.array(ids, np.int16).reshape(-1, DESCRIBERS, CONTEXT)
-
-
-def training_tokens(n: int, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Token ids of all captions of scenes 0..n-1, int16 [n, DESCRIBERS, CONTEXT], kept on disk."""
-    words = hashlib.sha256(" ".join(tokenizer.get_vocab()).encode()).hexdigest()[:12]
-    path = data_root() / "rendered" / f"tokens-{n}-{world_key()}-{words}.npy"
-    if not path.exists():
-        with aside(path) as partial, open(partial, "wb") as file:
-            np.save(file, np.concatenate(on_all_cores(tokens_of_block, n, tokenizer)))
-    return np.load(path)
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -174,7 +161,8 @@ class Clip(Recipe):
         self.device = options.device
         texts = chain(*on_all_cores(captions_of_block, min(options.scenes, WORDS_FROM)))
         self.tokenizer = build_tokenizer(texts)
-        self.tokens = torch.from_numpy(training_tokens(options.scenes, self.tokenizer)).to(options.device)
+        blocks = on_all_cores(tokens_of_block, options.scenes, self.tokenizer)
+        self.tokens = torch.from_numpy(np.concatenate(blocks)).to(options.device)
         text = MODEL["text_cfg"] | {"context_length": CONTEXT, "vocab_size": len(self.tokenizer)}
         self.config = MODEL | {"text_cfg": text}
         self.model = Network(self.config)

@@ -170,6 +170,7 @@ class Dino(Recipe):
         self, images: Tensor, rows: Tensor, average: nn.Module, progress: float, draw: torch.Generator
     ) -> dict[str, Tensor]:
         b, device = len(images), images.device
+        images = images.expand(-1, 2, -1, -1, -1)  # of one frame alone two views are made
         n_teacher, side, n_student = [numbers for start, *numbers in SEEN if progress >= start][-1]
         turned = torch.rand(b, 1, 1, 1, 1, generator=draw, device=device) < 0.5
         images = torch.where(turned, images.flip(1), images)
