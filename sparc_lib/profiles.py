@@ -197,7 +197,8 @@ def named(given: str | None) -> str | None:
     """The name of a profile that is given by name or by the path of its YAML file, as options are.
 
     A path's folder becomes $SPARC_PROFILES, so that this process and those it starts find the profile by its
-    name. Raises ProfileError if there is no such file, or if it has the name of a shipped profile.
+    name. Raises ProfileError if there is no such file, or if it has the name of a shipped profile, whose
+    results lie where its own would go.
     """
     if given is None or not (given.endswith((".yaml", ".yml")) or "/" in given):
         return given
@@ -209,10 +210,11 @@ def named(given: str | None) -> str | None:
         raise ProfileError(f"{given}: there is no such profile ({error}); mend the path") from None
     if not file.is_file():
         raise ProfileError(f"{file}: there is no such profile; mend the path")
-    if file.parent != paths.PROFILES.resolve() and (paths.PROFILES / file.name).exists():
+    shipped = file.parent != paths.PROFILES.resolve() and (paths.PROFILES / file.name).exists()
+    if shipped and paths.output_root() == paths.REPO:
         raise ProfileError(
             f"{file}: {file.stem!r} is a shipped profile, whose figures and tables this one would replace; "
-            "give the file, and its field name, another name"
+            "give the file, and its field name, another name, or set $SPARC_OUTPUT"
         )
     os.environ["SPARC_PROFILES"] = str(file.parent)
     return file.stem

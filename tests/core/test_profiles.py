@@ -85,10 +85,13 @@ def test_a_profile_of_ones_own_is_given_by_its_path(mini, tmp_path, monkeypatch)
 def test_a_copy_that_kept_a_shipped_name_is_refused(mini, tmp_path, monkeypatch):
     """Its figures and tables would be written over the shipped profile's without a word."""
     monkeypatch.setenv("SPARC_PROFILES", "")
+    monkeypatch.delenv("SPARC_OUTPUT", raising=False)
     (tmp_path / "mini.yaml").write_text(yaml.safe_dump(mini[0]))
     with pytest.raises(ProfileError, match=r"mini\.yaml: 'mini' is a shipped profile.*another name"):
         named(str(tmp_path / "mini.yaml"))
     assert named(str(paths.PROFILES / "mini.yaml")) == "mini"
+    monkeypatch.setenv("SPARC_OUTPUT", str(tmp_path / "elsewhere"))
+    assert named(str(tmp_path / "mini.yaml")) == "mini"
 
 
 def test_precision_of_training_may_be_left_out(mini):

@@ -134,7 +134,13 @@ def test_torchrun_with_two_processes_one_of_them_killed(shrunk, tmp_path, monkey
             capture_output=True,
             text=True,
             timeout=300,
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **extra},
+            env={
+                **os.environ,
+                "PYTHONPATH": paths,
+                "OMP_NUM_THREADS": "1",
+                "SPARC_OUTPUT": str(tmp_path),
+                **extra,
+            },
         )
 
     killed = torchrun(DIE="1")
