@@ -18,7 +18,7 @@ FILE = 300  # most lines of one file
 # edits, the gates and their rivals, parts, probes, changed facts, the browser, the pages and refusals of bad
 # inputs raised the whole from 15,500; the steps as CUDA graphs raised the core by 200. These numbers are what
 # there is.
-WHOLE, CORE = 23_800, 3_660
+WHOLE, CORE = 23_810, 3_680
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 
