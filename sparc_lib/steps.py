@@ -38,31 +38,19 @@ def train_step(
     aux_weight: float = 1 / 32,
     precision: Precision = "float32",
     voters: Voters | None = None,
+    auxk: AuxK = "sparse",
 ) -> LossTerms:
     """One whole step: gradients, dead counters, unit decoder rows, their gradients projected, optimizer.
 
     streams {name: [batch, d]}. Returns the detached terms of the loss before the update. The global gate
     counts activity before the AuxK mask is taken, the local gate after (METHOD, "Dead"). voters: those of
-    `draw_voters`, for the global gate alone; None: every stream votes.
+    `draw_voters`, for the global gate alone; None: every stream votes. auxk: how AuxK's codes are computed,
+    with the same numbers; "none" is for models without a dead latent.
 
     precision "bfloat16": the pre-activations, the one dense product, under autocast; parameters, gate, sparse
     products, losses, gradients and optimizer stay in float32. Rounded to 8 bits, near-ties of the gate may
     fall the other way, so other latents may be chosen; encoding and evaluation always use float32.
     """
-    return _step(model, optimizer, streams, cross_weight, aux_weight, precision, voters)
-
-
-def _step(
-    model: SPARC,
-    optimizer: torch.optim.Optimizer,
-    streams: Streams,
-    cross_weight: float,
-    aux_weight: float,
-    precision: Precision,
-    voters: Voters | None,
-    auxk: AuxK = "sparse",
-) -> LossTerms:
-    """`train_step`, with AuxK's codes computed as `auxk` says."""
     demand_weights(cross_weight=cross_weight, aux_weight=aux_weight)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision: got {precision!r}; choose 'float32' or 'bfloat16'")
@@ -102,7 +90,7 @@ def make_step(
     weights = cross_weight, aux_weight, precision
 
     def step(streams: Streams, voters: Voters | None = None, auxk: AuxK = "sparse") -> LossTerms:
-        return _step(model, optimizer, streams, *weights, voters, auxk)
+        return train_step(model, optimizer, streams, *weights, voters, auxk)
 
     on_gpu = next(model.parameters()).is_cuda
     return CapturedSteps(model, optimizer, step) if on_gpu else step

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparc_lib import SPARC, train_step
-from sparc_lib.steps import LOOK_EVERY, DeadLatents, _step, largest_counter, make_optimizer, make_step, set_lr
+from sparc_lib.steps import DeadLatents, largest_counter, make_optimizer, make_step, set_lr
 
 DIMS = {"dino": 12, "clip_img": 8, "clip_txt": 8}
 
@@ -29,7 +29,7 @@ def batch_of(seed: int) -> dict[str, torch.Tensor]:
 def trained(gate: str, dead: float, auxk: str, n_steps: int = 4) -> tuple[SPARC, torch.Tensor]:
     model = model_of(gate, dead)
     optimizer = make_optimizer(model, lr=1e-3)
-    steps = (_step(model, optimizer, batch_of(i), 1.0, 1 / 32, "float32", None, auxk) for i in range(n_steps))
+    steps = (train_step(model, optimizer, batch_of(i), auxk=auxk) for i in range(n_steps))
     return model, torch.stack([terms.total for terms in steps])
 
 
@@ -83,4 +83,3 @@ def test_a_latent_that_may_be_dead_is_never_missed_and_looks_are_rare():
         for counter in (model.steps_since_active[name] for name in DIMS):
             counter[fires] = 0
     assert True in answers and False in answers and len(looks) < 150
-    assert LOOK_EVERY > 1

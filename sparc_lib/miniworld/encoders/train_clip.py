@@ -173,10 +173,10 @@ class Clip(Recipe):
         kept = [n for start, n in KEPT if progress >= start][-1]
         b, device = len(images), images.device
         places = torch.rand(b, GRID * GRID, generator=draw, device=device).argsort(1)[:, :kept]
-        told = torch.randint(DESCRIBERS, (b,), generator=draw, device=device)
+        describer = torch.randint(DESCRIBERS, (b,), generator=draw, device=device)
         tiles = (pick(patches(images[:, 0]), places).float() / 255 - MEAN) / STD
         with autocast(self.device):
-            image, text = self.model(tiles, places, self.tokens[rows, told].long())
+            image, text = self.model(tiles, places, self.tokens[rows, describer].long())
         scale = self.model.clip.logit_scale.clamp(max=math.log(100)).exp()
         logits = scale * image @ text.T
         target = torch.arange(len(logits), device=logits.device)
