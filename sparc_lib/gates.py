@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .sparse_ops import top_columns
+from .sparse_rows import top_columns
 
 Voters = Mapping[str, Tensor]  # {stream: bool [batch]}: whether it votes on a sample's latents
 
@@ -24,7 +24,8 @@ def shared_choice(preactivations: Mapping[str, Tensor], k: int, voters: Voters |
     votes = preactivations
     if voters is not None:
         votes = {stream: h * voters[stream].unsqueeze(1) for stream, h in preactivations.items()}
-    total = functools.reduce(torch.add, votes.values())
+    first, *others = votes.values()
+    total = functools.reduce(Tensor.add_, others, first.clone())
     return top_columns(total, k)
 
 

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fused import COLUMNS_UP_TO, fused_loss, fusible
 from .model import SPARC, Code, Gated, Streams
-from .sparse_ops import Pattern, decode_rows, gather_codes, kth_largest, top_columns
+from .sparse_ops import decode_rows, gather_codes
+from .sparse_rows import Pattern, top_columns, top_relu
 
 ENCODER, DECODER = "encoder", "decoder"
 ACTIVE = 1e-3  # a code above this resets a latent's counter
-COLUMNS_UP_TO = 8  # times k_aux: so few dead latents are cheaper as dense columns than as sparse codes
 Buffers = dict[tuple[str, str], Tensor]  # (ENCODER or DECODER, stream) -> where its gradient may be written
 # How AuxK's codes are computed. "sparse": the dead latents are looked up. Without waiting for a GPU: "none",
 # if it is known that no latent is dead; "dense", over all latents, of which the live ones are masked.
@@ -141,8 +142,8 @@ def gated_loss(
     auxk_codes: AuxK = "sparse",
 ) -> LossTerms:
     """`sparc_loss` after the gate. `buffers` are consumed: the backward pass writes gradients into them."""
-    patterns = _Patterns(model.n_latents)
     use_aux = bool(aux_weight and model.k_aux)
+    patterns = _Patterns(model.n_latents)
     codes, aux_codes = _codes(model, gated, auxk_codes if use_aux else "none", patterns, buffers)
     own_nmse, cross, auxk = {}, {}, {}
     for target, x in gated.streams.items():  # one decode per target, so its gradient too is written once
@@ -170,8 +171,28 @@ def gated_loss(
         total = total + cross_weight * _mean(cross)
     if auxk:
         total = total + aux_weight * _mean(auxk)
-    l0 = {name: (code.values > 0).sum(1).to(total.dtype).mean() for name, code in codes.items()}
+    l0 = {name: _active(code.values) for name, code in codes.items()}
     return LossTerms(total, own_nmse, cross, auxk, l0)
+
+
+def training_loss(
+    model: SPARC,
+    gated: Gated,
+    cross_weight: float,
+    aux_weight: float,
+    buffers: Buffers,
+    auxk_codes: AuxK = "sparse",
+) -> LossTerms:
+    """`gated_loss` of which only the total has a gradient: on a CPU `fused_loss` brings it along."""
+    if auxk_codes != "sparse" or not fusible(gated):
+        return gated_loss(model, gated, cross_weight, aux_weight, buffers, auxk_codes)
+    total, scores, auxk = fused_loss(model, gated, cross_weight, aux_weight if model.k_aux else 0, buffers)
+    names = list(gated.streams)
+    own_nmse = dict(zip(names, scores.diagonal()))
+    cross = {pair: scores[names.index(pair[1]), names.index(pair[0])] for pair in permutations(names, 2)}
+    chosen = {name: gated.preactivations[name].gather(1, indices) for name, indices in gated.indices.items()}
+    l0 = {name: _active(values) for name, values in chosen.items()}
+    return LossTerms(total, own_nmse, cross, dict(zip(names, auxk)), l0)
 
 
 class _Columns(NamedTuple):
@@ -205,7 +226,7 @@ def _codes(
             codes[stream] = Code(chosen, torch.relu(values).view(chosen.shape), model.n_latents)
             if auxk == "dense":
                 silent = silent.masked_fill(~model.dead(stream), -torch.inf)
-            aux_codes[stream] = _Columns(dead, _top_relu(silent, model.k_aux))
+            aux_codes[stream] = _Columns(dead, top_relu(silent, model.k_aux))
             continue
         aux = auxk_indices(model, gated, stream)
         both = torch.cat([chosen, aux], dim=1)
@@ -213,20 +234,6 @@ def _codes(
         codes[stream] = Code(chosen, code.values[:, : model.k], model.n_latents)
         aux_codes[stream] = Code(aux, code.values[:, model.k :], model.n_latents)
     return codes, aux_codes
-
-
-def _top_relu(h: Tensor, k: int) -> Tensor:
-    """ReLU of the k largest of every row of h [batch, n], 0 elsewhere."""
-    values = torch.relu(h)
-    if h.shape[1] <= k:
-        return values
-    if h.device.type == "cpu":
-        top = h >= kth_largest(h, k).unsqueeze(1)
-        if top.sum() <= k * len(h):
-            return values * top
-    # Ties with the k-th, of which any may stay, but k in all; or a GPU, which is not waited for.
-    top = torch.zeros_like(h, dtype=torch.bool).scatter_(1, top_columns(h.detach(), k), True)
-    return values * top
 
 
 def _decode(
@@ -265,6 +272,11 @@ def _auxk_nmse(revived: Tensor, residual: Tensor, x: Tensor) -> Tensor:
     power, rounding = residual.square().mean(1), 4 * torch.finfo(x.dtype).eps
     power = power.masked_fill(power <= rounding**2 * x.square().mean(1), torch.inf)
     return ((revived - residual).square().mean(1) / power).mean()
+
+
+def _active(values: Tensor) -> Tensor:
+    """Mean number of values > 0 a sample."""
+    return (values.detach() > 0).sum(1).to(values.dtype).mean()
 
 
 def _mean(terms: Mapping) -> Tensor:

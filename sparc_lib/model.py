@@ -16,6 +16,7 @@ from . import sparse_ops as ops
 from .gates import Voters, shared_choice
 from .inputs import real_numbers, whole_number
 from .published import KEYS, read_checkpoint, read_run_config, stream_names, tensor
+from .sparse_rows import Pattern, normalise_rows_, top_columns
 
 Gate = Literal["global", "local"]
 Coding = Literal["joint", "independent"]
@@ -126,7 +127,7 @@ class SPARC(nn.Module):
         for name, d in dims.items():  # the range torch.nn.Linear draws from
             weight = torch.empty(n_latents, d).uniform_(-(d**-0.5), d**-0.5, generator=generator)
             self.encoder[name], self.decoder[name] = weight, weight.clone()
-            ops.normalise_rows_(self.decoder[name].data)
+            normalise_rows_(self.decoder[name].data)
         self.latent_bias = nn.ParameterDict({name: torch.zeros(n_latents) for name in dims})
         self.pre_bias = nn.ParameterDict({name: torch.zeros(d) for name, d in dims.items()})
         self.steps_since_active = Counters(self.streams, n_latents)
@@ -171,7 +172,7 @@ class SPARC(nn.Module):
         if code.indices.shape != code.values.shape:
             shapes = f"{list(code.indices.shape)} and {list(code.values.shape)}"
             raise ValueError(f"code: indices and values have shapes {shapes}; both must be [batch, k]")
-        pattern = ops.Pattern.stack([code.indices], self.n_latents)
+        pattern = Pattern.stack([code.indices], self.n_latents)
         return ops.decode_rows(code.values.reshape(-1), table, pattern)[0] + self.pre_bias[target]
 
     def select(self, streams: Streams, coding: Coding = "joint", voters: Voters | None = None) -> Gated:
@@ -197,14 +198,14 @@ class SPARC(nn.Module):
         if self.gate == "global" and coding == "joint":
             indices = dict.fromkeys(h, shared_choice(h, self.k, voters))
         else:
-            indices = {name: ops.top_columns(own, self.k) for name, own in h.items()}
+            indices = {name: top_columns(own, self.k) for name, own in h.items()}
         return gated._replace(indices=indices)
 
     def codes(self, gated: Gated) -> Codes:
         """The codes that a gate selected; differentiable."""
         codes = {}
         for name, indices in gated.indices.items():
-            codes[name] = self.code(gated, name, indices, ops.Pattern.stack([indices], self.n_latents))
+            codes[name] = self.code(gated, name, indices, Pattern.stack([indices], self.n_latents))
         return codes
 
     def code(
@@ -212,7 +213,7 @@ class SPARC(nn.Module):
         gated: Gated,
         stream: str,
         indices: Tensor,
-        pattern: ops.Pattern,
+        pattern: Pattern,
         grad_buffer: Tensor | None = None,
     ) -> Code:
         """ReLU of a stream's h at `indices` [batch, k], which `pattern` stacks; differentiable."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .gates import Voters
 from .inputs import demand_weights
-from .losses import DECODER, ENCODER, AuxK, LossTerms, gated_loss, record_activity
+from .losses import DECODER, ENCODER, AuxK, LossTerms, record_activity, training_loss
 from .model import SPARC, Streams
-from .sparse_ops import normalise_rows_
+from .sparse_rows import normalise_rows_
 
 Precision = Literal["float32", "bfloat16"]
 EAGER_STEPS = 3  # before a graph is recorded: libraries set themselves up
@@ -66,7 +66,7 @@ def train_step(
         gated = model.select(streams, voters=voters)
     if model.gate == "global":
         record_activity(model, gated)
-    terms = gated_loss(model, gated, cross_weight, aux_weight, buffers, auxk)
+    terms = training_loss(model, gated, cross_weight, aux_weight, buffers, auxk)
     terms.total.backward()
     if model.gate == "local":
         record_activity(model, gated)

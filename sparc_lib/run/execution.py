@@ -21,9 +21,14 @@ from ..files import sync_file, sync_folder
 from ..notebook.results import maxrss_mb, times_file
 from .failures import explained, no_kernel, unfinished
 
-# glibc gives freed megabytes back to the system and faults them in again, step after step: a tenth of a
-# training step. Other C libraries do not know the names. What is set already stays.
-KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+# Other C libraries and thread pools do not know these names. What is set already stays.
+TUNED = {
+    # glibc gives freed megabytes back to the system and faults them in again: a tenth of a training step.
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    # torch's threads spin for milliseconds when done, on cores that the next kernel wants: a tenth, too.
+    "GOMP_SPINCOUNT": "10000",
+}
 MARK = "SPARC_NOTEBOOK_RUN"  # in the environment of all processes of a notebook's run: the file it writes
 
 
@@ -98,7 +103,7 @@ class _Run:
         self.command += ["-k", "python3", "--language", "python", "--cwd", str(notebook.parent)]
         self.command += ["-p", "profile", profile]
         self.command += ["--start-timeout", "240", "--no-progress-bar", "--log-output"]
-        self.environment = KEEP_PAGES | os.environ | _share(at_once) | {MARK: str(self.partial)}
+        self.environment = TUNED | os.environ | _share(at_once) | {MARK: str(self.partial)}
         if self.alone:
             print(f"{notebook.stem:<28}", end=" ", flush=True)
         self.tries = 0

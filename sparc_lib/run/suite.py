@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 from .. import paths
-from .execution import KEEP_PAGES
+from .execution import TUNED
 
 CELL_TIMEOUT = 1500  # seconds nbval waits for one cell
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
@@ -56,7 +56,7 @@ def run_tests() -> int:
 def run_python(arguments: list[str], **environment: str) -> int:
     """Run this environment's Python in the repository; returns its exit code."""
     child = subprocess.Popen(
-        [sys.executable, *arguments], cwd=paths.REPO, env=KEEP_PAGES | os.environ | environment
+        [sys.executable, *arguments], cwd=paths.REPO, env=TUNED | os.environ | environment
     )
     try:
         return child.wait()

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from ..evaluation import Data, as_feed, present
 from ..gates import Voters, shared_choice
-from ..losses import gated_loss, record_activity, redraw_dead
+from ..losses import record_activity, redraw_dead, training_loss
 from ..model import SPARC, Coding, Gated
 from ..profiles import Gate, Profile, Setting
-from ..sparse_ops import top_columns
+from ..sparse_rows import top_columns
 from ..start import start
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, make_optimizer
@@ -69,7 +69,7 @@ def _counted_loss(model: SPARC, gated: Gated, config: TrainConfig) -> Tensor:
     """The published loss of a batch after the gate, with activity counted in METHOD's order."""
     if model.gate == "global":
         record_activity(model, gated)
-    terms = gated_loss(model, gated, config.cross_weight, config.aux_weight, {})
+    terms = training_loss(model, gated, config.cross_weight, config.aux_weight, {})
     if model.gate == "local":
         record_activity(model, gated)
     return terms.total

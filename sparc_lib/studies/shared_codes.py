@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..gates import Voters
 from ..losses import auxk_indices, nmse, record_activity
 from ..model import SPARC, Code, Coding, Gated
-from ..sparse_ops import Pattern, gather_codes, normalise_rows_, preactivations, top_columns
+from ..sparse_ops import gather_codes, preactivations
+from ..sparse_rows import Pattern, normalise_rows_, top_columns
 
 Batch = Mapping[str, Tensor]
 

@@ -7,6 +7,7 @@ import torch
 
 from sparc_lib import SPARC, losses, sparc_loss
 from sparc_lib.losses import fvu, nmse, record_activity, redraw_dead
+from sparc_lib.sparse_rows import top_relu
 
 DIMS = {"dino": 12, "clip_img": 10, "clip_txt": 8}
 L, K, K_AUX = 40, 5, 4
@@ -101,7 +102,7 @@ def test_the_loss_under_autocast(dead, columns_up_to, monkeypatch):
 
 def test_auxk_takes_k_aux_latents_where_many_tie():
     h = torch.tensor([[1.0, 2.0, 2.0, 2.0, -1.0], [3.0, 1.0, 0.5, 0.2, 0.1]])
-    kept = losses._top_relu(h, 2)
+    kept = top_relu(h, 2)
     assert (kept > 0).sum(1).tolist() == [2, 2]
     assert kept.sort(1, descending=True).values[:, :2].tolist() == [[2, 2], [3, 1]]
 

@@ -1,19 +1,25 @@
-"""Sparse products against dense ones: values, gradients, both kernels, reused buffers."""
+"""Sparse products against dense ones: values, gradients, compiled and in torch, reused buffers, threads."""
 
+import numpy as np
 import pytest
 import torch
 
+from sparc_lib import cpu_kernels, sparse_rows
 from sparc_lib import sparse_ops as ops
+from sparc_lib.sparse_rows import Pattern
 
 B, L, K, D = 6, 20, 4, 5
 
 
-@pytest.fixture(params=["mkl", "portable"])
+def without_numba(monkeypatch):
+    monkeypatch.setattr(sparse_rows, "_has_numba", lambda: False)
+
+
+@pytest.fixture(params=["compiled", "torch"])
 def kernels(request, monkeypatch):
-    if request.param == "portable":
-        monkeypatch.setattr(ops, "_mkl", lambda table: False)
-    elif not torch.backends.mkl.is_available():
-        pytest.skip("this torch has no MKL; the portable kernels are what it uses")
+    if request.param == "torch":
+        without_numba(monkeypatch)
+    assert sparse_rows.compiled(torch.ones(1)) == (request.param == "compiled")
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def case():
         "bias": draw(L),
         "pre_bias": draw(D),
         "values": draw(B * K),
-        "pattern": ops.Pattern.stack([indices], L),
+        "pattern": Pattern.stack([indices], L),
         "indices": indices,
     }
 
@@ -44,10 +50,10 @@ def decode(case, values, table, buffer=None):
     return ops.decode_rows(values, table, case["pattern"], buffer)[0]
 
 
-def test_pattern_stacks_codes_of_different_k():
+def test_pattern_stacks_codes_of_different_k(kernels):
     """Sample by sample: the two latents of its first code, then the one of its second."""
     first, second = torch.tensor([[3, 1], [0, 2], [1, 2]]), torch.tensor([[2], [3], [0]])
-    pattern = ops.Pattern.stack([first, second], 4)
+    pattern = Pattern.stack([first, second], 4)
     assert pattern.crow.tolist() == [0, 2, 3, 5, 6, 8, 9]
     assert pattern.col.tolist() == [3, 1, 2, 0, 2, 3, 1, 2, 0]
     assert pattern.row.tolist() == [0, 0, 1, 2, 2, 3, 4, 4, 5]
@@ -104,20 +110,20 @@ def test_whole_columns_beside_the_pattern(case, kernels):
 def test_top_columns_are_those_of_topk(n, k):
     scores = torch.randn(40, n, generator=torch.Generator().manual_seed(n + k))
     best = scores.topk(k, dim=1)
-    assert torch.equal(ops.top_columns(scores, k), best.indices)
-    assert torch.equal(ops.kth_largest(scores, k), best.values[:, -1])
+    assert torch.equal(sparse_rows.top_columns(scores, k), best.indices)
+    assert torch.equal(sparse_rows.kth_largest(scores, k), best.values[:, -1])
     rounded = scores.bfloat16()
-    assert torch.equal(ops.kth_largest(rounded, k), rounded.topk(k, dim=1).values[:, -1])
+    assert torch.equal(sparse_rows.kth_largest(rounded, k), rounded.topk(k, dim=1).values[:, -1])
 
 
 def test_top_columns_with_ties_and_without_numbers():
     """Of equal entries any may be taken, but none that is smaller; masked ones are the last."""
     scores = torch.randint(4, (200, 64), generator=torch.Generator().manual_seed(0)).float()
     scores[0], scores[1, 3:] = 1.0, -torch.inf
-    columns = ops.top_columns(scores, 5)
+    columns = sparse_rows.top_columns(scores, 5)
     assert all(len(set(row)) == 5 for row in columns.tolist())
     assert torch.equal(scores.gather(1, columns), scores.topk(5, dim=1).values)
-    assert torch.equal(ops.kth_largest(scores, 5), scores.topk(5, dim=1).values[:, -1])
+    assert torch.equal(sparse_rows.kth_largest(scores, 5), scores.topk(5, dim=1).values[:, -1])
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "pre_bias"])
@@ -142,15 +148,15 @@ def test_gradients_overwrite_the_buffer_they_are_given(case, kernels):
         assert found.data_ptr() == buffer.data_ptr()
 
 
-def test_portable_kernels_in_blocks(case, monkeypatch):
+def test_the_torch_form_of_dot_products_in_blocks(case, monkeypatch):
     left = torch.randn(B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     expected = (left[case["pattern"].row] * case["weight"][case["pattern"].col]).sum(1)
-    monkeypatch.setattr(ops, "_mkl", lambda table: False)
-    torch.testing.assert_close(ops._row_dots(case["pattern"], left, case["weight"]), expected)
+    without_numba(monkeypatch)
+    torch.testing.assert_close(sparse_rows.row_dots(case["pattern"], left, case["weight"]), expected)
     wide = torch.randn(L, 2**19, generator=torch.Generator().manual_seed(3))  # two entries per block
-    few = ops.Pattern.stack([case["indices"][:1]], L)
+    few = Pattern.stack([case["indices"][:1]], L)
     torch.testing.assert_close(
-        ops._row_dots(few, wide[:1], wide), wide[few.col] @ wide[0], rtol=1e-4, atol=1e-2
+        sparse_rows.row_dots(few, wide[:1], wide), wide[few.col] @ wide[0], rtol=1e-4, atol=1e-2
     )
 
 
@@ -163,15 +169,55 @@ def test_half_precision_decodes(case):
     assert table.grad.isfinite().all() and table.grad.any()
 
 
-@pytest.mark.parametrize("entries_per_block", [1, 3 * 7, 10_000])  # one row, three rows, all
-def test_normalise_and_project(entries_per_block):
+def test_normalise_and_project(kernels):
     generator = torch.Generator().manual_seed(0)
     table, grad = (torch.randn(10, 7, dtype=torch.float64, generator=generator) for _ in range(2))
     unit = table / (table.norm(dim=1, keepdim=True) + 1e-8)
     expected = grad - (grad * unit).sum(1, keepdim=True) * unit
-    ops.normalise_rows_(table, grad, entries_per_block)
+    sparse_rows.normalise_rows_(table, grad)
     torch.testing.assert_close(table, unit)
     torch.testing.assert_close(grad, expected)
     assert (grad * table).sum(1).abs().max() < 1e-7
-    ops.normalise_rows_(table)  # without a gradient
+    sparse_rows.normalise_rows_(table)  # without a gradient
     torch.testing.assert_close(table, unit)
+    strided = 3 * torch.randn(7, 10, dtype=torch.float64, generator=generator).T
+    sparse_rows.normalise_rows_(strided)
+    torch.testing.assert_close(strided.norm(dim=1), torch.ones(10, dtype=torch.float64))
+
+
+def test_nan_is_the_largest_as_in_torch():
+    scores = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    scores[1, 40] = torch.nan
+    columns = sparse_rows.top_columns(scores, 2)
+    assert columns[1, 0] == 40
+    assert torch.equal(columns, scores.topk(2, dim=1).indices)
+
+
+@pytest.mark.parametrize("kind", ["rows", "entries"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_all_rows_once(kind, threads, monkeypatch):
+    """Each row in one share, also where one row has nearly all entries and others none."""
+    monkeypatch.setattr(cpu_kernels.torch, "get_num_threads", lambda: threads)
+    seen, shares = np.zeros(7, int), []
+
+    def kernel(begin, end):
+        seen[begin:end] += 1
+        shares.append((begin, end))
+
+    crow = np.array([0, 0, 90, 90, 91, 92, 93, 93]) if kind == "entries" else None
+    cpu_kernels.over_rows(kernel, 7, 10 * cpu_kernels.WORTH_A_THREAD, crow=crow)
+    assert seen.tolist() == [1] * 7 and len(shares) == threads
+
+
+def test_kernels_compile_where_no_folder_can_be_written(monkeypatch):
+    """Numba refuses to compile with a cache then, as in a clone and home that are read-only."""
+    asked = []
+
+    def njit(**options):
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(cpu_kernels, "njit", njit)
+    assert cpu_kernels._compiled(max) is max and [bool(o.get("cache")) for o in asked] == [True, False]

@@ -34,13 +34,13 @@ def codes(library, *names):
     return code_of(*names, library=library)
 
 
-def test_a_constant_of_sparse_ops_changes_the_key_of_trained_models(copy):
-    """`training` imports `losses`, which imports `sparse_ops`: no list has to name it."""
+def test_a_constant_of_the_kernels_changes_the_key_of_trained_models(copy):
+    """`training` imports `losses`, and so on down to a function's own import: no list has to name it."""
     before = codes(copy, "training", "store")
     assert before == codes(LIBRARY, "training", "store")
-    change(copy, "sparse_ops.py", "entries_per_block: int = 65_536", "entries_per_block: int = 32_768")
+    change(copy, "cpu_kernels.py", "GROUP = 16", "GROUP = 8")
     after = codes(copy, "training", "store")
-    assert [file for file in before if before[file] != after[file]] == ["sparse_ops.py"]
+    assert [file for file in before if before[file] != after[file]] == ["cpu_kernels.py"]
 
 
 TRAIN = """
@@ -53,7 +53,7 @@ trained(profile, profile.settings[0], 0, FeatureStore.open(sys.argv[1]), progres
 """
 
 
-def test_models_are_trained_again_when_sparse_ops_changes(copy, small_store, tmp_path):
+def test_models_are_trained_again_when_the_kernels_change(copy, small_store, tmp_path):
     """The same command on a warm data root, with other sources: a new model beside the old one."""
     store = small_store("train").directory
     environment = {
@@ -63,10 +63,8 @@ def test_models_are_trained_again_when_sparse_ops_changes(copy, small_store, tmp
         "SPARC_DATA": str(tmp_path / "warm"),
     }
     models = []
-    for constant in ("65_536", "32_768"):
-        change(
-            copy, "sparse_ops.py", "entries_per_block: int = 65_536", f"entries_per_block: int = {constant}"
-        )
+    for constant in (16, 8):
+        change(copy, "cpu_kernels.py", "GROUP = 16", f"GROUP = {constant}")
         command = [sys.executable, "-c", TRAIN, str(store)]
         subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
         models.append(len(list((tmp_path / "warm" / "stages").glob("sparc-*[0-9a-f]"))))
@@ -76,7 +74,7 @@ def test_models_are_trained_again_when_sparse_ops_changes(copy, small_store, tmp
 def test_comments_docstrings_and_layout_do_not_count(copy):
     before = codes(copy, "training")
     change(copy, "sparse_ops.py", '"""Products with TopK', '"""Quick products with TopK')
-    change(copy, "sparse_ops.py", "import warnings", "# why\n\nimport warnings")
+    change(copy, "sparse_rows.py", "import importlib.util", "# why\n\nimport importlib.util")
     assert codes(copy, "training") == before
 
 
