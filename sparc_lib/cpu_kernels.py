@@ -1,4 +1,4 @@
-"""Loops over TopK codes on a CPU, compiled by Numba, for `sparse_rows`.
+"""Loops over TopK codes on a CPU, compiled by Numba, for `sparse_rows` and `fused`.
 
 torch reaches such codes only through general sparse products and a chain of small operations, each of which
 reads and writes whole batches; one loop over the samples does the same while a sample lies in the cache.
@@ -14,14 +14,18 @@ import numpy as np
 import torch
 from numba import njit
 
-# Sums may be reordered for vector instructions, but NaN and infinity mean what they always do.
+# Sums may be reordered, products contracted and divisions turned into products with a reciprocal, as vector
+# instructions like it; NaN and infinity mean what they always do.
 OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "nogil": True, "error_model": "numpy"}
 GROUP = 16  # columns that `largest` looks at together
 WORTH_A_THREAD = 2**21  # multiplications
 
 
 def _compiled(function: Callable) -> Callable:
-    """Compile on first use; the machine code is kept beside this file, or in the user's cache folder."""
+    """Compile on first use; the machine code is kept beside this file, or in the user's cache folder.
+
+    Should a kill ever leave a damaged one: delete __pycache__/cpu_kernels*, and it is compiled anew.
+    """
     try:
         return njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # neither can be written
@@ -34,8 +38,9 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def over_rows(kernel: Callable, n_rows: int, work: int, *arguments, crow: np.ndarray | None = None) -> None:
-    """kernel(*arguments, begin, end) over all rows, shared by torch's number of threads if the work, a number
-    of multiplications, is worth it. crow [n_rows + 1]: shares with as many entries, not as many rows."""
+    """kernel(*arguments, begin, end) over all rows, shared by up to torch's number of threads, as far as the
+    work, a number of multiplications, is worth them. crow [n_rows + 1]: shares of as many entries, not rows.
+    """
     threads = min(torch.get_num_threads(), work // WORTH_A_THREAD)
     if threads < 2:
         kernel(*arguments, 0, n_rows)
@@ -128,10 +133,11 @@ def transpose(row, col, n_latents):
 
 @_compiled
 def largest(scores, k, columns, begin, end):
-    """Columns of the k largest of every row, largest first; NaN counts as the largest, as in torch.
+    """Columns of the k largest of every row, largest first; NaN counts as infinity.
 
     Columns are dealt out to groups of GROUP: the k largest lie in the k groups of the largest maxima, and the
-    smallest of these maxima bounds them. Candidates are noted without branches, which would be guessed wrong.
+    smallest of these maxima bounds them. Candidates are noted without a branch, which a processor would often
+    predict wrongly.
     """
     n = scores.shape[1]
     n_groups = n // GROUP if n % GROUP == 0 else 0

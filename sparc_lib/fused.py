@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from .model import SPARC, Gated
-from .sparse_rows import compiled, kernels, top_columns, top_relu
+from .sparse_rows import COLUMNS_UP_TO, compiled, kernels, top_columns, top_relu
 
-KINDS = ("encoder", "decoder", "latent_bias", "pre_bias")
-COLUMNS_UP_TO = 8  # times k_aux: so few dead latents are cheaper as dense columns than as sparse codes
+ENCODER, DECODER, PRE_BIAS, LATENT_BIAS = KINDS = ("encoder", "decoder", "pre_bias", "latent_bias")
 
 
 def fusible(gated: Gated) -> bool:
@@ -40,7 +39,10 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, model, gated, cross_weight, aux_weight, buffers, *parameters):
         batch = _Batch(model, gated, cross_weight, aux_weight, buffers)
-        with torch.autocast("cpu", enabled=False):
+        with (
+            torch.autocast("cpu", enabled=False),
+            np.errstate(all="ignore"),
+        ):  # infinite losses are told later
             for name in batch.names:
                 batch.decode(name)
             for name in batch.names:
@@ -49,7 +51,10 @@ class _FusedLoss(torch.autograd.Function):
         ctx.gradients = [batch.gradients[key] if needed else None for key, needed in wanted]
         scores, auxk = torch.from_numpy(batch.scores), torch.from_numpy(batch.auxk)
         ctx.mark_non_differentiable(scores, auxk)
-        total = (batch.weights * batch.scores).sum() + aux_weight * (auxk.mean().item() if len(auxk) else 0)
+        graded = batch.weights > 0  # others are reported only, and may be infinite
+        total = (batch.weights[graded] * batch.scores[graded]).sum()
+        if len(auxk):
+            total += aux_weight * auxk.mean().item()
         return scores.new_tensor(total), scores, auxk
 
     @staticmethod
@@ -112,8 +117,8 @@ class _Batch:
         power = self.power[name]
         factors = 2 / self.batch_size * self.weights[target, sources[:n_graded], None] / power
         scaled = np.empty((n_graded + bool(self.aux_weight), *self.x[name].shape), power.dtype)
-        codes = self.values, self.latents, self.value_grads
-        own, squares = self._errors(name, sources, codes, self.base[name], factors, scaled)
+        coded = self.values, self.latents, self.value_grads
+        own, squares = self._errors(name, sources, coded, self.base[name], factors, scaled)
         self.scores[target, sources] = (squares / power).mean(1)
         entries = [(self.latents[s], self.values[s]) for s in sources[:n_graded]]
         if self.aux_weight:
@@ -121,38 +126,27 @@ class _Batch:
         revived = self.revived.get(name)
         if revived is not None and revived.sparse:
             entries.append((revived.latents, revived.values))
-        d_decoder = self._row_sums("decoder", name, entries, scaled.reshape(-1, scaled.shape[2]))
+        d_decoder = self._row_sums(DECODER, name, entries, scaled.reshape(-1, scaled.shape[2]))
         if revived is not None and not revived.sparse:
             _add_columns(d_decoder, revived.latents, revived.values, scaled[-1])
-        self.gradients["decoder", name] = d_decoder
-        self.gradients["pre_bias", name] = torch.from_numpy(scaled.reshape(-1, scaled.shape[2]).sum(0))
+        self.gradients[DECODER, name] = d_decoder
+        self.gradients[PRE_BIAS, name] = torch.from_numpy(scaled.reshape(-1, scaled.shape[2]).sum(0))
 
-    def _errors(self, name, which, codes, base, factors, scaled) -> tuple[np.ndarray, np.ndarray]:
+    def _errors(self, name, which, coded, base, factors, scaled) -> tuple[np.ndarray, np.ndarray]:
         """`errors_of_codes` for a target: the first code's errors [batch, d]; all squares [codes, batch]."""
-        table = self.model.decoder[name].detach().numpy()
+        (values, latents, grads), factors = coded, factors.astype(base.dtype)
         own, squares = np.empty_like(base), np.empty((len(which), len(base)), base.dtype)
-        work = 2 * len(which) * codes[0][0].size * base.shape[1]
-        values, latents, grads = codes
-        arguments = (
-            which,
-            values,
-            latents,
-            table,
-            base,
-            factors.astype(base.dtype),
-            own,
-            scaled,
-            squares,
-            grads,
-        )
-        kernels().over_rows(kernels().errors_of_codes, len(base), work, *arguments)
+        inputs = which, values, latents, self.model.decoder[name].detach().numpy(), base, factors
+        work = 2 * len(which) * values[0].size * base.shape[1]
+        kernel, outputs = kernels().errors_of_codes, (own, scaled, squares, grads)
+        kernels().over_rows(kernel, len(base), work, *inputs, *outputs)
         return own, squares
 
     def _revive(self, name: str, own: np.ndarray, own_squares: np.ndarray, scaled: np.ndarray) -> None:
         """AuxK's term of a target whose own code leaves the errors `own`; fills `scaled`, both [batch, d].
 
-        Its codes are to explain e = x - z D, which counts as given: a D + p - e = a D + own. As in `losses`,
-        a sample whose e is mere rounding counts 0.
+        AuxK's codes a, of dead latents, are to explain what is left, e = x - z D, which has no gradient:
+        their error is a D + p - e = a D + own. As in `losses`, a sample whose e is mere rounding counts 0.
         """
         power = _squares(self.pre_bias[name] - own)
         power[power <= (4 * np.finfo(power.dtype).eps) ** 2 * self.power[name]] = np.inf
@@ -172,8 +166,8 @@ class _Batch:
             best = top_columns(candidates, self.model.k_aux)
             values, latents = candidates.gather(1, best).relu_(), dead[best]
             grads = torch.zeros_like(values)
-            code = [part.numpy()[None] for part in (values, latents, grads)]
-            _, (squares,) = self._errors(name, np.array([0]), code, own, factor[None], scaled[None])
+            coded = [part.numpy()[None] for part in (values, latents, grads)]
+            _, (squares,) = self._errors(name, np.array([0]), coded, own, factor[None], scaled[None])
             self.revived[name] = _Revived(latents, values, grads * (values > 0))
         self.auxk[self.names.index(name)] = (squares / power).mean()
 
@@ -183,31 +177,31 @@ class _Batch:
         entries = [(self.latents[source], self.value_grads[source] * (self.values[source] > 0))]
         if revived is not None and revived.sparse:
             entries.append((revived.latents, revived.grads))
-        d_encoder = self._row_sums("encoder", name, entries, -base, one_row_a_sample=True)
+        d_encoder = self._row_sums(ENCODER, name, entries, -base, one_row_a_sample=True)
         latents, grads = (np.concatenate([np.ravel(part) for part in parts]) for parts in zip(*entries))
         d_bias = torch.from_numpy(np.bincount(latents, grads, self.model.n_latents).astype(grads.dtype))
         if revived is not None and not revived.sparse:
             _add_columns(d_encoder, revived.latents, revived.grads, -base)
             d_bias.index_add_(0, revived.latents, revived.grads.sum(0))
-        self.gradients["encoder", name], self.gradients["latent_bias", name] = d_encoder, d_bias
-        self.gradients["pre_bias", name] -= d_bias @ self.model.encoder[name].detach()
+        self.gradients[ENCODER, name], self.gradients[LATENT_BIAS, name] = d_encoder, d_bias
+        self.gradients[PRE_BIAS, name] -= d_bias @ self.model.encoder[name].detach()
 
-    def _row_sums(self, kind, name, entries, rows, one_row_a_sample=False) -> Tensor:
+    def _row_sums(self, kind, name, entries, table, one_row_a_sample=False) -> Tensor:
         """[n_latents, d]: for each latent the sum of value * row over the entries that name it, in pairs of
-        latents and values, each [batch, k]. rows: the samples' of the first pair, the next, or one for all.
+        latents and values, each [batch, k]. table: a row for each sample of the first pair, then of the next
+        and so on, or one_row_a_sample for all pairs alike.
         """
         samples = np.arange(self.batch_size)
         starts = [0 if one_row_a_sample else i * self.batch_size for i in range(len(entries))]
-        row = np.concatenate(
-            [np.repeat(samples + at, part.shape[1]) for at, (part, _) in zip(starts, entries)]
-        )
+        widths = [part.shape[1] for part, _ in entries]
+        row = np.concatenate([np.repeat(samples + at, width) for at, width in zip(starts, widths)])
         latents, values = (np.concatenate([np.ravel(part) for part in parts]) for parts in zip(*entries))
-        bounds, row, order = kernels().transpose(row, latents, self.model.n_latents)
+        bounds, sorted_row, order = kernels().transpose(row, latents, self.model.n_latents)
         out = self.buffers.pop((kind, name), None)
         if out is None:
             out = torch.empty_like(getattr(self.model, kind)[name])
-        arguments = bounds, row, values[order], rows, out.numpy()
-        work = len(values) * rows.shape[1]
+        arguments = bounds, sorted_row, values[order], table, out.numpy()
+        work = len(values) * table.shape[1]
         kernels().over_rows(kernels().row_sums, len(out), work, *arguments, crow=bounds)
         return out
 

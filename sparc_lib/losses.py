@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fused import COLUMNS_UP_TO, fused_loss, fusible
+from .fused import DECODER, ENCODER, fused_loss, fusible
 from .model import SPARC, Code, Gated, Streams
 from .sparse_ops import decode_rows, gather_codes
-from .sparse_rows import Pattern, top_columns, top_relu
+from .sparse_rows import COLUMNS_UP_TO, Pattern, top_columns, top_relu
 
-ENCODER, DECODER = "encoder", "decoder"
 ACTIVE = 1e-3  # a code above this resets a latent's counter
 Buffers = dict[tuple[str, str], Tensor]  # (ENCODER or DECODER, stream) -> where its gradient may be written
 # How AuxK's codes are computed. "sparse": the dead latents are looked up. Without waiting for a GPU: "none",

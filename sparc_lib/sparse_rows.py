@@ -6,7 +6,6 @@ products and topk, to be called inside an autograd function: `embedding_bag` has
 CUDA. All are deterministic.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-8  # added to a decoder row's norm, as published
+COLUMNS_UP_TO = 8  # times k_aux: so few dead latents are cheaper as dense columns than as sparse codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +66,20 @@ class Pattern:
         return torch.searchsorted(self.col[order], bounds), self.row[order], order
 
 
-@cache
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None  # else the torch forms serve a CPU too
-
-
 def kernels():
-    from . import cpu_kernels  # importing Numba takes a while
+    """The module `cpu_kernels`. Raises ImportError where Numba is missing or does not fit NumPy."""
+    from . import cpu_kernels  # only when needed, for it takes a while
 
     return cpu_kernels
+
+
+@cache
+def _has_numba() -> bool:
+    try:
+        kernels()
+    except ImportError:  # the torch forms serve a CPU too
+        return False
+    return True
 
 
 def compiled(tensor: Tensor) -> bool:
@@ -126,7 +131,7 @@ def top_columns(scores: Tensor, k: int) -> Tensor:
     """
     if not compiled(scores) or scores.shape[1] < 8 * k:  # it sorts many at least as fast
         return scores.topk(k, dim=1).indices
-    columns, work = torch.empty(len(scores), k, dtype=torch.long), 2 * scores.numel()
+    columns, work = scores.new_empty(len(scores), k, dtype=torch.long), 2 * scores.numel()
     kernels().over_rows(kernels().largest, len(scores), work, *_arrays(scores), k, columns.numpy())
     return columns
 

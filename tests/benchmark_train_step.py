@@ -1,7 +1,7 @@
 """Time of one training step, the library's against the dense published form, in one run:
 
-python tests/benchmark_train_step.py [--threads 2] [--gate local] [--dead 0.2] python
-tests/benchmark_train_step.py --batch 512 --latents 1024 --k 10 --dims 128 128 128   (a mini step)
+    python tests/benchmark_train_step.py [--threads 2] [--gate local] [--dead 0.2]
+    python tests/benchmark_train_step.py --batch 512 --latents 1024 --k 10 --dims 128 128 128   (a mini step)
 
 Forms: `train_step`; METHOD's step with dense codes (gpu/dense.py), with plain Adam as published and with the
 same fused Adam; and the least that a step must do, three encoder products and Adam's pass. All start from the

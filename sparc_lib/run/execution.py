@@ -23,8 +23,9 @@ from .failures import explained, no_kernel, unfinished
 
 # Other C libraries and thread pools do not know these names. What is set already stays.
 TUNED = {
-    # glibc gives freed megabytes back to the system and faults them in again: a tenth of a training step.
-    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    # glibc gives freed megabytes back to the system and faults them in again: a tenth of a training step. Old
+    # ones refuse a first number above this.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
     # torch's threads spin for milliseconds when done, on cores that the next kernel wants: a tenth, too.
     "GOMP_SPINCOUNT": "10000",

@@ -116,9 +116,10 @@ def test_top_columns_are_those_of_topk(n, k):
     assert torch.equal(sparse_rows.kth_largest(rounded, k), rounded.topk(k, dim=1).values[:, -1])
 
 
-def test_top_columns_with_ties_and_without_numbers():
+@pytest.mark.parametrize("n", [64, 512])  # all columns are candidates, and those of the largest groups
+def test_top_columns_with_ties_and_without_numbers(n):
     """Of equal entries any may be taken, but none that is smaller; masked ones are the last."""
-    scores = torch.randint(4, (200, 64), generator=torch.Generator().manual_seed(0)).float()
+    scores = torch.randint(4, (200, n), generator=torch.Generator().manual_seed(0)).float()
     scores[0], scores[1, 3:] = 1.0, -torch.inf
     columns = sparse_rows.top_columns(scores, 5)
     assert all(len(set(row)) == 5 for row in columns.tolist())
@@ -185,8 +186,9 @@ def test_normalise_and_project(kernels):
     torch.testing.assert_close(strided.norm(dim=1), torch.ones(10, dtype=torch.float64))
 
 
-def test_nan_is_the_largest_as_in_torch():
-    scores = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("n", [64, 512])
+def test_nan_is_the_largest_as_in_torch(n):
+    scores = torch.randn(3, n, generator=torch.Generator().manual_seed(0))
     scores[1, 40] = torch.nan
     columns = sparse_rows.top_columns(scores, 2)
     assert columns[1, 0] == 40
@@ -207,6 +209,21 @@ def test_threads_share_all_rows_once(kind, threads, monkeypatch):
     crow = np.array([0, 0, 90, 90, 91, 92, 93, 93]) if kind == "entries" else None
     cpu_kernels.over_rows(kernel, 7, 10 * cpu_kernels.WORTH_A_THREAD, crow=crow)
     assert seen.tolist() == [1] * 7 and len(shares) == threads
+
+
+def test_a_numba_that_cannot_be_imported_is_done_without(monkeypatch):
+    """It may be missing, or refuse the NumPy that is there."""
+
+    def refuse():
+        raise ImportError("Numba needs NumPy 2.4 or less")
+
+    monkeypatch.setattr(sparse_rows, "kernels", refuse)
+    sparse_rows._has_numba.cache_clear()
+    try:
+        assert not sparse_rows.compiled(torch.ones(1))
+        assert torch.equal(sparse_rows.top_columns(torch.eye(64), 1).squeeze(1), torch.arange(64))
+    finally:
+        sparse_rows._has_numba.cache_clear()
 
 
 def test_kernels_compile_where_no_folder_can_be_written(monkeypatch):

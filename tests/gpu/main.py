@@ -35,7 +35,7 @@ TINY_LIMIT = 600  # seconds of a part at tiny sizes, which a busy machine may ne
 PACKAGES = (  # that the library imports somewhere
     *("torch", "numpy", "scipy", "pandas", "tqdm", "yaml", "pydantic", "filelock", "joblib", "sklearn"),
     *("networkx", "PIL", "torchvision", "transformers", "open_clip", "safetensors", "h5py", "psutil"),
-    *("pycocotools", "skimage", "requests", "pooch"),
+    *("pycocotools", "skimage", "requests", "pooch", "numba"),
 )
 RESULTS = Path(__file__).parents[2] / "results" / "gpu"
 
