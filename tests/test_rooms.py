@@ -18,7 +18,7 @@ FILE = 300  # most lines of one file
 # edits, the gates and their rivals, parts, probes, changed facts, the browser, the pages and refusals of bad
 # inputs raised the whole from 15,500; the steps as CUDA graphs raised the core by 180, those compiled for a
 # CPU by 500. These numbers are what there is.
-WHOLE, CORE = 24_310, 4_175
+WHOLE, CORE = 24_320, 4_175
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 

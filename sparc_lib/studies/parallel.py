@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import torch
 from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from tqdm import tqdm
+
+SMALL = 2**30  # multiplications of a training step's dense product
 
 
 def each(
@@ -72,6 +74,12 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads_for(work: int) -> AbstractContextManager[None]:
+    """One thread for steps of so few multiplications that more hardly help: sums split among threads round in
+    other ways, and training carries that on, so the model would depend on the number of cores."""
+    return one_thread() if work < SMALL else nullcontext()
 
 
 @contextmanager

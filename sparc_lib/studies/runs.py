@@ -26,7 +26,7 @@ from ..profiles import Profile, Setting
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, TrainResult, train
 from .announced import Announced
-from .parallel import each
+from .parallel import each, threads_for
 from .sources import code_of
 from .stages import is_finished, stage
 
@@ -258,16 +258,17 @@ def has_trained(profile: Profile, setting: Setting, seed: int, store: FeatureSto
 def fit(
     profile: Profile, setting: Setting, seed: int, store: FeatureStore, checkpoint: Path, progress: bool
 ) -> TrainResult:
-    """Train from the start or from `checkpoint`; features are held on the device if they fit, else streamed:
-    the same model bit for bit. A training that will be long says so once, after a few steps."""
+    """Train from the start or from `checkpoint`, features on the device if they fit, else streamed: the same
+    model bit for bit. A long training says so once, after a few steps."""
     config, device = train_config(profile, setting, seed, store), best_device()
-    epochs = max(1, STEPS_TO_LOSE // config.steps_per_epoch(len(store)))
-    config = dataclasses.replace(config, checkpoint_epochs=epochs)  # not part of what decides a run
+    often = max(1, STEPS_TO_LOSE // config.steps_per_epoch(len(store)))
+    config = dataclasses.replace(config, checkpoint_epochs=often)  # not part of what decides a run
     label = f"gate {setting.gate}, λ {setting.cross_weight:g}, seed {seed}"
 
     def run(features: FeatureStore) -> TrainResult:
         model = untrained(profile, setting, seed, store).to(device)
-        return train(model, Announced(features, config, label), config, checkpoint, progress)
+        with threads_for(config.batch_size * sum(store.dims.values()) * model.n_latents):
+            return train(model, Announced(features, config, label), config, checkpoint, progress)
 
     try:
         return run(store.resident(device))

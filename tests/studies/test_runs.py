@@ -11,7 +11,7 @@ import torch
 
 from sparc_lib import paths
 from sparc_lib.profiles import load_profile
-from sparc_lib.studies import announced
+from sparc_lib.studies import announced, parallel
 from sparc_lib.studies import runs as workflow
 
 
@@ -126,6 +126,26 @@ def test_a_long_training_says_so_once(profile, store, tmp_path, monkeypatch, cap
         monkeypatch.setattr(announced, "LONG", 0)
         workflow.fit(longer, longer.settings[0], 0, store, tmp_path / "b.pt", progress=False)
     assert caplog.text.count("30 steps of") == 1 and "about 0.0 h" in caplog.text
+
+
+def test_a_small_model_does_not_hang_on_the_number_of_cores(profile, store, tmp_path, monkeypatch):
+    """Sums split among threads round in other ways, and 600 steps later tables differ in the second digit."""
+    threads, real = [], workflow.train
+
+    def noting(*args):
+        threads.append(torch.get_num_threads())
+        return real(*args)
+
+    monkeypatch.setattr(workflow, "train", noting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        workflow.fit(profile, profile.settings[0], 0, store, tmp_path / "small.pt", progress=False)
+        monkeypatch.setattr(parallel, "SMALL", 0)
+        workflow.fit(profile, profile.settings[0], 0, store, tmp_path / "large.pt", progress=False)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 3]
 
 
 def test_a_trained_model_is_built_again_when_its_files_are_damaged(profile, store, caplog):
