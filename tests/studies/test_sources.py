@@ -74,7 +74,7 @@ def test_models_are_trained_again_when_the_kernels_change(copy, small_store, tmp
 def test_comments_docstrings_and_layout_do_not_count(copy):
     before = codes(copy, "training")
     change(copy, "sparse_ops.py", '"""Products with TopK', '"""Quick products with TopK')
-    change(copy, "sparse_rows.py", "import importlib.util", "# why\n\nimport importlib.util")
+    change(copy, "sparse_rows.py", "import numpy as np", "# why\n\nimport numpy as np")
     assert codes(copy, "training") == before
 
 
