@@ -174,14 +174,14 @@ def largest(scores, k, columns, begin, end):
 def _insert(score, candidates, best, columns):
     """Fill `best` and `columns` with the largest of the candidate columns, which are as many or more, by
     insertion; returns the smallest of them."""
-    k, found = len(best), 0
+    k, n_kept = len(best), 0
     for column in candidates:
         value = score[column]
         if value != value:
             value = np.inf
-        if found < k:
-            at = found
-            found += 1
+        if n_kept < k:
+            at = n_kept
+            n_kept += 1
         elif value > best[k - 1]:
             at = k - 1
         else:

@@ -42,7 +42,7 @@ class _FusedLoss(torch.autograd.Function):
         with (
             torch.autocast("cpu", enabled=False),
             np.errstate(all="ignore"),
-        ):  # infinite losses are told later
+        ):  # train refuses infinite losses
             for name in batch.names:
                 batch.decode(name)
             for name in batch.names:

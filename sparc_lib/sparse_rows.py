@@ -37,7 +37,7 @@ class Pattern:
         sample i.
 
         Under the global gate the codes of a sample choose the same latents, whose decoder rows are then still
-        in the cache: the products take half the time of those of codes one below the other.
+        in the cache.
         """
         counts = torch.cat([part.new_full((len(part), 1), part.shape[1]) for part in indices], dim=1)
         columns = torch.cat(list(indices), dim=1)

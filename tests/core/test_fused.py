@@ -174,6 +174,6 @@ def test_under_autocast_all_but_the_preactivations_is_exact(dead):
     expected = torch.autograd.grad(exact, parameters)
     with torch.autocast("cpu", torch.bfloat16):
         total = training_loss(model, gated, 1.0, 1 / 32, {}).total
-        found = torch.autograd.grad(total, parameters)
+        gradients = torch.autograd.grad(total, parameters)
     assert torch.equal(total, exact)
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(gradients, expected, strict=True))
