@@ -6,7 +6,7 @@ values; forward and backward go over its entries alone (`sparse_rows`), and grad
 into a buffer that may be reused from step to step (fresh 30 MB buffers cost more in page faults than the
 arithmetic).
 
-AuxK's codes reach most dead latents as long as these are few: then they are whole columns, multiplied densely.
+AuxK's codes reach most dead latents as long as these are few: then they are whole columns of a dense product.
 """
 
 import torch
