@@ -20,7 +20,9 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from tqdm import tqdm
 
-SMALL = 2**30  # multiplications of a training step's dense product
+from ..model import SPARC
+
+SMALL = 2**30  # multiplications of a step's dense product
 
 
 def each(
@@ -76,10 +78,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def threads_for(work: int) -> AbstractContextManager[None]:
-    """One thread for steps of so few multiplications that more hardly help: sums split among threads round in
-    other ways, and training carries that on, so the model would depend on the number of cores."""
-    return one_thread() if work < SMALL else nullcontext()
+def threads_for(model: SPARC, batch_size: int) -> AbstractContextManager[None]:
+    """One thread to train a model whose steps gain little from more.
+
+    Sums split among threads round in other ways, and training carries that on: the model would depend on the
+    number of cores.
+    """
+    multiplications = batch_size * sum(model.dims.values()) * model.n_latents  # of a dense product
+    return one_thread() if multiplications < SMALL else nullcontext()
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from ..sparse_rows import top_columns
 from ..start import start
 from ..store.reader import FeatureStore
 from ..training import TrainConfig, make_optimizer
+from .parallel import threads_for
 from .representations import train_means
 from .runs import best_device, run_inputs, train_config, untrained
 from .shared_codes import Batch, Crosscoder, crosscoder_loss, unit_latents, unit_rows, usae_loss
@@ -280,7 +281,8 @@ def trained_rival(profile: Profile, name: str, seed: int, store: FeatureStore) -
 
     def build(partial: Path) -> None:
         config = train_config(profile, setting, seed, store)
-        fitted = train_rival(name, model.to(device), store.resident(device), config)
+        with threads_for(model, config.batch_size):
+            fitted = train_rival(name, model.to(device), store.resident(device), config)
         torch.save(fitted.cpu().state_dict(), partial / "model.pt")
 
     inputs = run_inputs(profile, setting, seed, store) | {"kind": name, "code": code_of("studies/rivals")}

@@ -267,7 +267,7 @@ def fit(
 
     def run(features: FeatureStore) -> TrainResult:
         model = untrained(profile, setting, seed, store).to(device)
-        with threads_for(config.batch_size * sum(store.dims.values()) * model.n_latents):
+        with threads_for(model, config.batch_size):
             return train(model, Announced(features, config, label), config, checkpoint, progress)
 
     try:
